@@ -1,0 +1,141 @@
+"""The CTK widgets that the panel uses, with CTK's names, properties and signals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PySide6.QtCore import Property, QEvent, QSize, Qt, Signal
+
+from . import qt
+
+
+class ctkCollapsibleButton(qt.QWidget):
+    """A titled section: pressing the title hides or shows everything laid out inside."""
+
+    contentsCollapsed = Signal(bool)
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        self._collapsed = False
+        self._title = qt.QToolButton(self)
+        self._title.setToolButtonStyle(Qt.ToolButtonTextBesideIcon)
+        self._title.setAutoRaise(False)
+        self._title.setCheckable(True)
+        self._title.setChecked(True)
+        self._title.setSizePolicy(qt.QSizePolicy.Expanding, qt.QSizePolicy.Fixed)
+        self._title.setArrowType(Qt.DownArrow)
+        self._title.clicked.connect(lambda checked: self._setCollapsed(not checked))
+        self._place()
+
+    def _titleHeight(self) -> int:
+        return self._title.sizeHint().height() + 4
+
+    def _place(self) -> None:
+        self._title.setGeometry(0, 0, self.size.width(), self._titleHeight())
+        self.setContentsMargins(0, self._titleHeight(), 0, 0)
+        self.setMaximumHeight(self._titleHeight() if self._collapsed else 16777215)
+
+    def resizeEvent(self, event: Any) -> None:
+        self._place()
+        super().resizeEvent(event)
+
+    def changeEvent(self, event: Any) -> None:
+        if event.type() in (QEvent.FontChange, QEvent.StyleChange):
+            self._place()
+        super().changeEvent(event)
+
+    def minimumSizeHint(self) -> QSize:
+        inner = self.layout().minimumSize() if self.layout() and not self._collapsed else QSize(0, 0)
+        return QSize(max(inner.width(), 80), max(inner.height(), self._titleHeight()))
+
+    def _children(self) -> list[Any]:
+        return [w for w in self.findChildren(qt.QWidget, options=Qt.FindDirectChildrenOnly) if w is not self._title]
+
+    def _setCollapsed(self, collapsed: bool) -> None:
+        if bool(collapsed) == self._collapsed:
+            return
+        self._collapsed = bool(collapsed)
+        self._title.setChecked(not self._collapsed)
+        self._title.setArrowType(Qt.RightArrow if self._collapsed else Qt.DownArrow)
+        for child in self._children():
+            child.setVisible(not self._collapsed)
+        self._place()
+        self.updateGeometry()
+        self.contentsCollapsed.emit(self._collapsed)
+
+    def setCollapsed(self, collapsed: bool) -> None:
+        self._setCollapsed(collapsed)
+
+    text = Property(str, lambda self: self._title.text, lambda self, text: self._title.setText(text))
+    collapsed = Property(bool, lambda self: self._collapsed, _setCollapsed)
+    flat = Property(bool, lambda self: False, lambda self, value: None)
+
+
+class ctkPathLineEdit(qt.QWidget):
+    """A line for a path with a browse button."""
+
+    currentPathChanged = Signal(str)
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        self._filters, self._nameFilters, self._settingKey = 0, [], ""
+        layout = qt.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        self._line, self._browse = qt.QLineEdit(self), qt.QToolButton(self)
+        self._browse.setText("...")
+        layout.addWidget(self._line)
+        layout.addWidget(self._browse)
+        self._line.textChanged.connect(self.currentPathChanged.emit)
+
+    def setCurrentPath(self, path: str) -> None:
+        self._line.setText(path)
+
+    currentPath = Property(str, lambda self: self._line.text, setCurrentPath)
+    filters = Property(int, lambda self: self._filters, lambda self, value: setattr(self, "_filters", value))
+    nameFilters = Property(
+        "QStringList", lambda self: self._nameFilters, lambda self, value: setattr(self, "_nameFilters", value)
+    )
+    settingKey = Property(str, lambda self: self._settingKey, lambda self, v: setattr(self, "_settingKey", v))
+
+
+class ctkSliderWidget(qt.QWidget):
+    """A number with a slider beside it."""
+
+    valueChanged = Signal(float)
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        layout = qt.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        self._slider, self._box = qt.QSlider(Qt.Horizontal, self), qt.QDoubleSpinBox(self)
+        layout.addWidget(self._slider, 1)
+        layout.addWidget(self._box)
+        self._slider.valueChanged.connect(lambda value: self._box.setValue(value * self._box.singleStep))
+        self._box.valueChanged.connect(self._boxMoved)
+
+    def _boxMoved(self, value: float) -> None:
+        self._slider.setValue(round(value / self._box.singleStep))
+        self.valueChanged.emit(value)
+
+    def _range(self) -> None:
+        step = self._box.singleStep
+        self._slider.setRange(round(self._box.minimum / step), round(self._box.maximum / step))
+
+    def _forward(name: str, rescale: bool = True) -> Any:
+        def write(self: Any, value: float) -> None:
+            setattr(self._box, name, value)
+            if rescale:
+                self._range()
+
+        return Property(float, lambda self: getattr(self._box, name), write)
+
+    value = _forward("value", False)
+    minimum, maximum, singleStep = _forward("minimum"), _forward("maximum"), _forward("singleStep")
+    decimals = Property(int, lambda self: self._box.decimals, lambda self, v: self._box.setDecimals(v))
+    suffix = Property(str, lambda self: self._box.suffix, lambda self, v: self._box.setSuffix(v))
+
+    def setValue(self, value: float) -> None:
+        self._box.setValue(value)
+
+
+qt.register(ctkCollapsibleButton, ctkPathLineEdit, ctkSliderWidget)

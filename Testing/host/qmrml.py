@@ -1,0 +1,151 @@
+"""The MRML widgets that the panel uses: they show and follow the real scene."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+from PySide6.QtCore import Property, Signal
+
+from . import qt
+
+_NODE_LIST_EVENTS = ("NodeAddedEvent", "NodeRemovedEvent", "EndCloseEvent", "EndImportEvent", "EndBatchProcessEvent")
+
+
+class qMRMLWidget(qt.QWidget):
+    """The root of a module's panel: hands the scene to everything inside."""
+
+    mrmlSceneChanged = Signal("vtkMRMLScene*")
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        self._scene: Any = None
+
+    def setMRMLScene(self, scene: Any) -> None:
+        self._scene = scene
+        for child in self.findChildren(qt.QWidget):
+            if hasattr(child, "setMRMLScene"):
+                child.setMRMLScene(scene)
+
+    def mrmlScene(self) -> Any:
+        return self._scene
+
+
+class qMRMLNodeComboBox(qt.QWidget):
+    """Lists the scene's nodes of given types; follows nodes that come, go and are renamed.
+
+    As in Slicer, the first fitting node is selected as soon as there is one, unless ``noneEnabled``.
+    """
+
+    currentNodeChanged = Signal(object)
+    nodeAddedByUser = Signal(object)
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        layout = qt.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        self._combo = qt.QComboBox(self)
+        self._combo.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
+        self._combo.setMinimumContentsLength(6)
+        layout.addWidget(self._combo)
+        self.setFocusProxy(self._combo)
+        self._scene: Any = None
+        self._types: list[str] = []
+        self._noneDisplay = "None"
+        self._flags = {"noneEnabled": False, "showChildNodeTypes": True, "showHidden": False, "addEnabled": True}
+        self._currentID = ""
+        self._nameTags: list[tuple[Any, int]] = []
+        self._combo.activated.connect(lambda index: self.setCurrentNodeID(self._combo.itemData(index)))
+
+    def setMRMLScene(self, scene: Any) -> None:
+        if scene is self._scene:
+            return
+        self._scene = scene
+        for event in _NODE_LIST_EVENTS:
+            scene.AddObserver(getattr(slicer.vtkMRMLScene, event), self._refresh)
+        self._refresh()
+
+    def mrmlScene(self) -> Any:
+        return self._scene
+
+    def _fits(self, node: Any) -> bool:
+        if node.GetHideFromEditors() and not self._flags["showHidden"]:
+            return False
+        if self._flags["showChildNodeTypes"]:
+            return any(node.IsA(name) for name in self._types)
+        return node.GetClassName() in self._types
+
+    def nodes(self) -> list[Any]:
+        if self._scene is None:
+            return []
+        every = (self._scene.GetNthNode(index) for index in range(self._scene.GetNumberOfNodes()))
+        return [node for node in every if self._fits(node)]
+
+    def _refresh(self, caller: Any = None, event: Any = None) -> None:
+        if self._scene is None or self._scene.IsBatchProcessing():
+            return
+        self._observeNames()
+        nodes = self.nodes()
+        wanted = self._currentID
+        if wanted not in [node.GetID() for node in nodes]:
+            wanted = nodes[0].GetID() if nodes and not self._flags["noneEnabled"] else ""
+        self._fill(nodes, wanted)
+        if wanted != self._currentID:
+            self._currentID = wanted
+            self.currentNodeChanged.emit(self.currentNode())
+
+    def _observeNames(self) -> None:
+        for node, tag in self._nameTags:
+            node.RemoveObserver(tag)
+        self._nameTags = [
+            (node, node.AddObserver("ModifiedEvent", lambda *_: self._fill(self.nodes(), self._currentID)))
+            for node in self.nodes()
+        ]
+
+    def _fill(self, nodes: list[Any], wanted: str) -> None:
+        self._combo.blockSignals(True)
+        self._combo.clear()
+        if self._flags["noneEnabled"]:
+            self._combo.addItem(self._noneDisplay, "")
+        for node in nodes:
+            self._combo.addItem(node.GetName(), node.GetID())
+        self._combo.setCurrentIndex(self._combo.findData(wanted))
+        self._combo.blockSignals(False)
+
+    def currentNode(self) -> Any:
+        return self._scene.GetNodeByID(self._currentID) if self._scene and self._currentID else None
+
+    def setCurrentNode(self, node: Any) -> None:
+        self.setCurrentNodeID(node.GetID() if node else "")
+
+    def setCurrentNodeID(self, identifier: str) -> None:
+        identifier = identifier or ""
+        if identifier != self._currentID:
+            self._currentID = identifier
+            self._fill(self.nodes(), identifier)
+            self.currentNodeChanged.emit(self.currentNode())
+
+    def _setTypes(self, types: Any) -> None:
+        self._types = list(types)
+        self._refresh()
+
+    def _setNoneDisplay(self, text: str) -> None:
+        self._noneDisplay = text
+        self._fill(self.nodes(), self._currentID)
+
+    def _flag(name: str) -> Any:
+        def write(self: Any, value: bool) -> None:
+            self._flags[name] = bool(value)
+            self._refresh()
+
+        return Property(bool, lambda self: self._flags.get(name, False), write)
+
+    nodeTypes = Property("QStringList", lambda self: self._types, _setTypes)
+    noneDisplay = Property(str, lambda self: self._noneDisplay, _setNoneDisplay)
+    currentNodeID = Property(str, lambda self: self._currentID, setCurrentNodeID)
+    noneEnabled, addEnabled, removeEnabled = _flag("noneEnabled"), _flag("addEnabled"), _flag("removeEnabled")
+    renameEnabled, editEnabled, showHidden = _flag("renameEnabled"), _flag("editEnabled"), _flag("showHidden")
+    showChildNodeTypes, selectNodeUponCreation = _flag("showChildNodeTypes"), _flag("selectNodeUponCreation")
+
+
+qt.register(qMRMLWidget, qMRMLNodeComboBox)
