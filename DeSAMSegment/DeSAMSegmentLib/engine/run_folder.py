@@ -1,0 +1,121 @@
+"""A training run on disk: its configuration, its numbers, its models, and what an exact resume needs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import BadInput
+from ..files import atomic_path, write_text
+from ..store.card import ModelCard
+from .events import EpochDone
+from .loading import DeSAM
+
+COLUMNS = ("epoch", "loss", "dice", "ce", "iou", "learning_rate", "validation_dice", "best", "seconds")
+
+
+@dataclass
+class TrainingState:
+    """Everything the next epoch depends on, apart from the decoder's tensors and the optimizer's."""
+
+    epoch: int = 0  # the last one finished
+    step: int = 0
+    epochs: int = 0  # as planned; a time limit may have lowered it
+    best_dice: float = -1.0
+    best_epoch: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class RunFolder:
+    """The files of one run; each is written to a temporary name and renamed."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.best = self.path / "best.desam"
+        self.last = self.path / "last.desam"
+        self.curves = self.path / "curves.png"
+        self.state = self.path / "state.pt"
+        self.config = self.path / "config.json"
+
+    def begin(self, config: dict[str, Any], resume: bool) -> None:
+        """Writes the configuration of a fresh run; a resumed one must have been started with the same.
+
+        Raises:
+          BadInput: when a run is already there and not resumed, or resumed with other options.
+        """
+        if not resume:
+            if self.state.exists():
+                raise BadInput(
+                    f"{self.path} already holds a training run.", "Resume it (--resume), or choose another folder."
+                )
+            write_text(self.config, json.dumps(config, indent=2))
+            return
+        if not self.state.exists():
+            raise BadInput(f"{self.path} holds no training run to resume.", "Start it without --resume.")
+        before = json.loads(self.config.read_text(encoding="utf-8"))
+        different = [key for key in config if before.get(key) != json.loads(json.dumps(config[key]))]
+        if different:
+            raise BadInput(
+                f"The run in {self.path} was started with another {', '.join(different)}.",
+                "Resume with the same data and options, or start a new run in another folder.",
+            )
+
+    def save(self, model: DeSAM, card: ModelCard, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
+        """The last model and what an exact resume needs."""
+        model.save(self.last, card)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        trained = {
+            names[id(p)]: p.detach().cpu() for group in optimizer.param_groups for p in group["params"]
+        }
+        with atomic_path(self.state) as temporary:
+            torch.save(
+                {"state": vars(state), "tensors": trained, "optimizer": optimizer.state_dict()}, temporary
+            )
+
+    def restore(self, model: DeSAM, optimizer: torch.optim.Optimizer) -> TrainingState:
+        """Puts model and optimizer back to the end of the last finished epoch.
+
+        Raises:
+          BadInput: when the state file is damaged. It is read with ``weights_only``: nothing is unpickled.
+        """
+        try:
+            saved = torch.load(self.state, map_location="cpu", weights_only=True)
+            parameters = dict(model.named_parameters())
+            with torch.no_grad():
+                for name, tensor in saved["tensors"].items():
+                    parameters[name].copy_(tensor)
+            optimizer.load_state_dict(saved["optimizer"])
+            return TrainingState(**saved["state"])
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
+            raise BadInput(
+                f"{self.state} is damaged ({type(error).__name__}).",
+                "The models best.desam and last.desam are whole: start a new run from one of them (--base).",
+            ) from error
+
+    def write_metrics(self, history: list[dict[str, Any]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows({key: row.get(key, "") for key in COLUMNS} for row in history)
+        write_text(self.path / "metrics.csv", text.getvalue())
+
+
+def metrics_row(event: EpochDone) -> dict[str, Any]:
+    """An epoch as a row of metrics.csv; floats keep all their digits, so that two runs can be compared exactly."""
+    dice = event.validation_dice
+    return {
+        "epoch": event.epoch,
+        "loss": event.loss,
+        **event.parts,
+        "learning_rate": event.learning_rate,
+        "validation_dice": "" if dice is None else dice,
+        "best": int(event.best),
+        "seconds": round(event.seconds, 3),
+    }

@@ -1,0 +1,361 @@
+"""Fine-tuning a decoder, both modes and both profiles. A generator of events; see ``engine/events.py``.
+
+The encoder and the prompt encoder stay frozen and their features are computed beforehand (paper, section 3.3), so an
+epoch only moves features from the cache through PRIM and PDMM.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.cases import Case, load
+from ..data.features import FeatureCache
+from ..data.slices import SliceSpec
+from ..errors import BadInput
+from ..model.backbones import BACKBONES
+from ..model.config import DeSAMConfig
+from ..store.card import LabelInfo, ModelCard, default_label
+from . import device as devices
+from .curves import draw_curves
+from .events import EpochDone, Event, Finished, Log, Progress, Saved, Started
+from .loading import DeSAM, Encoder, half_type, load_backbone, load_model, sam_tensors
+from .losses import LossParts, Objective
+from .options import SegmentOptions, TrainOptions
+from .provenance import software, utc_now
+from .run_folder import RunFolder, TrainingState, metrics_row
+from .training_set import Batch, TrainingSet, common_spec, draw_points
+from .validation import HeldOut, Score, hold_out, validate
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run hands over: its files and its numbers."""
+
+    best: Path
+    last: Path
+    best_epoch: int
+    best_dice: float | None
+    history: list[dict[str, Any]]
+
+
+def train(
+    cases: Sequence[Case],
+    labels: dict[int, str] | Sequence[LabelInfo],
+    folder: str | Path,
+    options: TrainOptions | None = None,
+    *,
+    device: str = "auto",
+    cache: FeatureCache | None = None,
+    encoder: Encoder | None = None,
+    resume: bool = False,
+) -> Iterator[Event]:
+    """Fine-tunes a decoder per label on ``cases``.
+
+    Arguments:
+      labels: value -> name of every label, or LabelInfo with colours and terminology; ``options.labels`` chooses.
+      folder: where the run's files go.
+      cache: shared feature cache; None uses one inside the folder that is deleted afterwards.
+      encoder: a warm image encoder of ``options.backbone``.
+      resume: continue the run in ``folder`` after its last finished epoch, bit for bit on the CPU.
+
+    Yields:
+      Started, Progress within an epoch, EpochDone, Saved for each new best model, Finished with a TrainResult.
+      Closing the generator keeps the best model so far.
+
+    Raises:
+      BadInput: for options, cases or labels that cannot be used; the text says what to do.
+    """
+    options = options or TrainOptions()
+    valid, reason = options.is_valid()
+    if not valid:
+        raise BadInput(reason)
+    if not cases:
+        raise BadInput("There is no case to train on.", "Add at least one volume with its labels.")
+    # threads that share sums would change the last digits; a fixed seed fixes everything else
+    torch.manual_seed(options.seed)
+    if encoder is None or encoder.id != options.backbone:
+        encoder = load_backbone(options.backbone, device)
+    with tempfile.TemporaryDirectory(prefix="desam-features-") as scratch:
+        run = _Training(cases, chosen_labels(labels, options), RunFolder(folder), options, encoder, resume)
+        yield from run.events(cache or FeatureCache(Path(scratch)))
+
+
+def chosen_labels(labels: dict[int, str] | Sequence[LabelInfo], options: TrainOptions) -> list[LabelInfo]:
+    """The labels to train, with colours and terminology.
+
+    Raises:
+      BadInput: when ``options.labels`` names a value that does not exist.
+    """
+    if isinstance(labels, dict):
+        known = [default_label(value, name) for value, name in sorted(labels.items()) if value != 0]
+    else:
+        known = list(labels)
+    if options.labels is None:
+        return known
+    by_value = {label.value: label for label in known}
+    absent = [value for value in options.labels if value not in by_value]
+    if absent:
+        raise BadInput(
+            f"The data set has no label {', '.join(map(str, absent))}.",
+            f"It has {', '.join(f'{label.value} ({label.name})' for label in known)}.",
+        )
+    return [by_value[value] for value in options.labels]
+
+
+class _Training:
+    """One run: cases, labels, options, and the folder it lives in."""
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        labels: list[LabelInfo],
+        folder: RunFolder,
+        options: TrainOptions,
+        encoder: Encoder,
+        resume: bool,
+    ) -> None:
+        self.cases, self.labels, self.folder = cases, labels, folder
+        self.options, self.encoder, self.resume = options, encoder, resume
+        self.values = [label.value for label in labels]
+        self.log: list[str] = []
+        encoder.log = self.log.append
+        self.objective = Objective(options.iou_weight, options.profile != "paper", options.reference_losses)
+        self.micro_batch = options.batch_size
+
+    # ---- the run, top to bottom -----------------------------------------------------------------------------------
+
+    def events(self, cache: FeatureCache) -> Iterator[Event]:
+        options, state = self.options, TrainingState(epochs=self.options.epochs)
+        spec = common_spec([load(case)[0] for case in self.cases[:3]], options)
+        self.folder.begin(self._config(), self.resume)
+        training, held_out, excluded = hold_out(self.cases, self.values, spec, options)
+        where = devices.describe(self.encoder.device)
+        yield Started("train", options.name, options.epochs, "epoch", where)
+        data = TrainingSet(training, self.values, spec, options, self.encoder, cache, excluded)
+        yield from data.prepare()
+        model = self._model(spec)
+        optimizer = torch.optim.Adam(model.trainable(options.train_prim), lr=options.learning_rate)
+        scaler = torch.amp.GradScaler(enabled=self._amp and half_type(self.encoder.device) is torch.float16)
+        if self.resume:
+            state = self.folder.restore(model, optimizer)
+            yield Log(f"Resuming after epoch {state.epoch}.")
+        begun = time.perf_counter() - state.seconds
+        while state.epoch < state.epochs and not self._exhausted(state):
+            yield from self._epoch(model, optimizer, scaler, data, held_out, cache, state, begun)
+        seconds = time.perf_counter() - begun
+        best = None if state.best_dice < 0 else state.best_dice
+        result = TrainResult(self.folder.best, self.folder.last, state.best_epoch, best, state.history)
+        yield Finished("train", seconds, result, {"best_dice": best, "best_epoch": state.best_epoch})
+
+    def _epoch(self, model, optimizer, scaler, data, held_out, cache, state: TrainingState, begun) -> Iterator[Event]:
+        start = time.perf_counter()
+        number = state.epoch + 1
+        sums = np.zeros(4)
+        slices = 0
+        rng = np.random.default_rng([self.options.seed, number, 1])  # prompts; the order of slices has its own
+        batches = data.epoch(number)
+        model.train()
+        for done, batch in enumerate(data.batches(number), 1):
+            rate = self._learning_rate(state.step, state.epochs * len(batches))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            size = len(batch.truth)
+            sums += size * np.array(self._step(model, optimizer, scaler, batch, rng))
+            slices += size
+            state.step += 1
+            yield Progress(f"Epoch {number} of {state.epochs}", done, len(batches))
+            yield from self._logged()
+        model.eval()
+        score = yield from self._validated(model, held_out, cache, number, state)
+        state.epoch, state.seconds = number, time.perf_counter() - begun
+        loss, dice, ce, iou = (float(value) for value in sums / slices)
+        better = score is None or score.dice > state.best_dice
+        event = EpochDone(
+            number, state.epochs, loss, {"dice": dice, "ce": ce, "iou": iou}, rate,
+            score.dice if score else None, None, better, time.perf_counter() - start,
+        )  # fmt: skip
+        if better:
+            state.best_epoch, state.best_dice = number, score.dice if score else -1.0
+        state.history.append(metrics_row(event))
+        yield from self._written(model, optimizer, state, score, better)
+        self._fit_into_minutes(state, time.perf_counter() - start)
+        yield event
+
+    def _validated(self, model, held_out: list[HeldOut], cache, number: int, state: TrainingState):
+        """Validation's Progress events; returns the Score, or None when there is nothing to validate on."""
+        if not held_out:
+            return None
+        card = self._card(model, None, state)
+        model.card = card
+        inference = SegmentOptions(mode=self.options.mode, largest_component=False)
+        for event in validate(held_out, model, inference, self.encoder, cache, f"Validating epoch {number}"):
+            if isinstance(event, Score):
+                return event
+            yield event
+        return None
+
+    def _written(self, model, optimizer, state: TrainingState, score: Score | None, better: bool) -> Iterator[Event]:
+        """Models, state, numbers and curves of a finished epoch, in an order that a kill cannot spoil."""
+        card = self._card(model, score, state)
+        if better:
+            model.save(self.folder.best, card)
+            yield Saved(self.folder.best, "model")
+        self.folder.save(model, card, optimizer, state)
+        self.folder.write_metrics(state.history)
+        draw_curves(state.history, self.folder.curves, self.options.name)
+
+    # ---- one step -------------------------------------------------------------------------------------------------
+
+    def _step(self, model: DeSAM, optimizer, scaler, batch: Batch, rng: np.random.Generator) -> list[float]:
+        """One optimizer step over all labels; [total, dice, ce, iou] of the batch, mean over labels.
+
+        Out of memory halves the part of the batch that is on the device at once; gradients add up to the same step.
+        """
+        prompts = [self._prompts(batch.truth == value, rng, model.config.input_size) for value in self.values]
+
+        def work(size: int) -> list[float]:
+            optimizer.zero_grad(set_to_none=True)
+            totals = np.zeros(4)
+            for first in range(0, len(batch.truth), size):
+                totals += self._backward(model, scaler, batch, prompts, slice(first, first + size))
+            scaler.step(optimizer)
+            scaler.update()
+            return totals.tolist()
+
+        result, fitted = devices.with_backoff(
+            work, min(self.micro_batch, len(batch.truth)), self.log.append, "training"
+        )
+        if fitted < min(self.micro_batch, len(batch.truth)):
+            self.micro_batch = fitted
+        return result
+
+    def _backward(self, model: DeSAM, scaler, batch: Batch, prompts, part: slice) -> np.ndarray:
+        features = batch.features[part]
+        share = len(batch.truth[part]) / len(batch.truth) / len(self.values)
+        totals = np.zeros(4)
+        device = features.neck.device
+        for label, value in enumerate(self.values):
+            points, inside = prompts[label]
+            target = torch.from_numpy(batch.truth[part] == value).to(device)[:, None]
+            with torch.autocast(device.type, dtype=half_type(device), enabled=self._amp):
+                iou, logits = model.train_decode(features, None if points is None else points[part].to(device), label)
+            parts = self._loss(logits, target, iou, None if inside is None else inside[part].to(device))
+            # label by label, so that only one decoder's activations are alive
+            scaler.scale(parts.total * share).backward()
+            numbers = torch.stack([parts.total, parts.dice, parts.ce, parts.iou]).detach() * share
+            totals += numbers.cpu().numpy()
+        return totals
+
+    def _loss(self, logits, target, iou, inside) -> LossParts:
+        ranked = inside is not None and self.options.variant != "no_iou_head"
+        return self.objective(
+            logits[:, 0, None], target, iou[:, 0] if ranked else None, inside[:, 0] if ranked else None
+        )
+
+    def _prompts(self, truth: np.ndarray, rng: np.random.Generator, input_size: int):
+        if self.options.mode == "box" or self.options.variant == "pdmm_only":
+            return None, None
+        return draw_points(truth, rng, input_size)
+
+    # ---- plans ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _amp(self) -> bool:
+        return self.options.amp and self.encoder.device.type == "cuda"
+
+    def _learning_rate(self, step: int, steps: int) -> float:
+        """Polynomial decay (power 0.9 as published), per step."""
+        return self.options.learning_rate * max(0.0, 1 - step / max(1, steps)) ** self.options.schedule_power
+
+    def _exhausted(self, state: TrainingState) -> bool:
+        patience = self.options.patience
+        return patience is not None and state.best_dice >= 0 and state.epoch - state.best_epoch >= patience
+
+    def _fit_into_minutes(self, state: TrainingState, seconds: float) -> None:
+        """After the first epoch: as many epochs as the time limit holds, so that the rate still decays to zero."""
+        if self.options.minutes is None or state.epoch != 1:
+            return
+        affordable = max(1, int(self.options.minutes * 60 / seconds))
+        if affordable < state.epochs:
+            self.log.append(f"{self.options.minutes:g} minutes hold {affordable} epochs of {seconds:.0f} s.")
+            state.epochs = affordable
+
+    def _model(self, spec: SliceSpec) -> DeSAM:
+        """The decoder to start from: a given model, or PRIM from SAM's own decoder and a fresh PDMM."""
+        self.spec = spec
+        if self.options.base:
+            model = load_model(self.options.base)
+            if model.config.labels != len(self.labels) or model.card.backbone != self.options.backbone:
+                raise BadInput(
+                    f"The base model {model.card.name} has {model.config.labels} label(s) on {model.card.backbone}; "
+                    f"this training has {len(self.labels)} on {self.options.backbone}.",
+                    "Choose a base with the same labels and backbone, or none.",
+                )
+        else:
+            model = DeSAM.from_sam(self._architecture(), sam_tensors(self.options.backbone))  # type: ignore[assignment]
+        return model.to(self.encoder.device)
+
+    def _architecture(self) -> DeSAMConfig:
+        backbone = BACKBONES[self.options.backbone]
+        return DeSAMConfig(
+            backbone=backbone.id,
+            input_size=backbone.input_size,
+            level_widths=backbone.level_widths,
+            width=self.options.width,
+            variant=self.options.variant,
+            squeeze_excitation=self.options.squeeze_excitation,
+            labels=len(self.labels),
+            shared_prim=not self.options.train_prim,
+        )
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "options": self.options.to_dict(),
+            "cases": [case.name for case in self.cases],
+            "labels": [asdict(label) for label in self.labels],
+            "backbone_sha256": self.encoder.sha256,
+        }
+
+    def _card(self, model: DeSAM, score: Score | None, state: TrainingState) -> ModelCard:
+        record = {
+            "profile": self.options.profile,
+            "options": self.options.to_dict(),
+            "cases": [case.name for case in self.cases],
+            "validation_dice": score.per_case if score else {},
+            "mean_validation_dice": score.dice if score else None,
+            "epochs": state.epoch,
+            "seed": self.options.seed,
+            "losses": [row["loss"] for row in state.history],
+        }
+        return ModelCard(
+            name=self.options.name,
+            title=self.options.name,
+            labels=self.labels,
+            backbone=self.options.backbone,
+            backbone_sha256=self.encoder.sha256,
+            architecture=model.config.to_dict(),
+            slices=self.spec.to_dict(),
+            inference={
+                "mode": self.options.mode,
+                "points": 9,
+                "iou_threshold": 0.5,
+                "largest_component": bool(score and score.largest_component),
+            },
+            training=record,
+            software=software(),
+            created=utc_now(),
+        )
+
+    def _logged(self) -> Iterator[Log]:
+        while self.log:
+            yield Log(self.log.pop(0), "warning")
+
+
