@@ -1,0 +1,88 @@
+"""The building block of PDMM: two 3x3 convolutions, channel attention, a shortcut."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SLOPE = 0.01  # of the leaky ReLU, as published
+REDUCTION = 16  # channels per unit of the attention's bottleneck, as published
+
+SkipTerms = tuple[Tensor, Tensor]
+
+
+def instance_norm(x: Tensor) -> Tensor:
+    """Instance norm without affine parameters, (B, C, H, W).
+
+    One group per channel is the same arithmetic, and much faster than ``F.instance_norm`` on a CPU, above all
+    in channels_last layout.
+    """
+    return F.group_norm(x, x.shape[1], eps=1e-5)
+
+
+class SqueezeExcitation(nn.Module):
+    """One weight in 0..1 per channel, from the channels' means.
+
+    The published block squeezes *after* its instance norm, where every mean is 0: the weight is then 0.5
+    whatever the parameters. This one is shown the features before the norm, so it has something to attend to.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = max(channels // REDUCTION, 4)
+        self.squeeze = nn.Linear(channels, hidden, bias=False)
+        self.excite = nn.Linear(hidden, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> weights (B, C, 1, 1)."""
+        means = x.mean(dim=(2, 3))
+        return self.excite(self.squeeze(means).relu()).sigmoid()[:, :, None, None]
+
+
+class ResidualBlock(nn.Module):
+    """conv - norm - lrelu - conv - norm - channel weights, plus the shortcut, lrelu.
+
+    The input may be a concatenation (x, skip) of which only x depends on the prompt. A convolution is linear,
+    so the share of skip is computed once (``skip_terms``) and added; the concatenation is never built.
+
+    Arguments:
+      channels: of x.
+      skip_channels: of skip; 0 for none.
+      out_channels: of the result.
+      effective: channel attention that attends; otherwise the published constant 0.5.
+    """
+
+    def __init__(self, channels: int, skip_channels: int, out_channels: int, effective: bool) -> None:
+        super().__init__()
+        self.channels = channels
+        both = channels + skip_channels
+        self.conv1 = nn.Conv2d(both, out_channels, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.shortcut = nn.Conv2d(both, out_channels, 1, bias=False) if both != out_channels else None
+        self.attention = SqueezeExcitation(out_channels) if effective else None
+
+    def skip_terms(self, skip: Tensor) -> SkipTerms:
+        """What skip (B, skip_channels, H, W) adds to conv1 and to the shortcut."""
+        assert self.shortcut is not None
+        first = F.conv2d(skip, self.conv1.weight[:, self.channels :], padding=1)
+        return first, F.conv2d(skip, self.shortcut.weight[:, self.channels :])
+
+    def forward(self, x: Tensor, terms: SkipTerms | None = None) -> Tensor:
+        """x (B * Q, channels, H, W) with the terms of B slices -> (B * Q, out_channels, H, W)."""
+        first = F.conv2d(x, self.conv1.weight[:, : self.channels], padding=1)
+        residual = x if self.shortcut is None else F.conv2d(x, self.shortcut.weight[:, : self.channels])
+        if terms is not None:
+            first = add_per_slice(first, terms[0])
+            residual = add_per_slice(residual, terms[1])
+        second = self.conv2(F.leaky_relu(instance_norm(first), SLOPE))
+        weights = 0.5 if self.attention is None else self.attention(second)
+        if self.shortcut is not None:
+            residual = instance_norm(residual)
+        return F.leaky_relu(instance_norm(second) * weights + residual, SLOPE)
+
+
+def add_per_slice(x: Tensor, term: Tensor) -> Tensor:
+    """x (B * Q, C, H, W) + term (B, C, H, W), each slice's term for all its Q prompts."""
+    if x.shape[0] == term.shape[0]:
+        return x + term
+    return (x.unflatten(0, (term.shape[0], -1)) + term.unsqueeze(1)).flatten(0, 1)
