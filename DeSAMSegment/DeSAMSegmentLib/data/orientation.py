@@ -1,0 +1,92 @@
+"""Which way a volume's array lies in the patient, and the slice that a radiologist would see.
+
+Nothing is interpolated: the canonical orientation is the nearest permutation and flips of the array's own axes, so an
+oblique volume is sliced along its own planes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+
+from .grid import LPS_FROM_RAS
+
+# World axis (0 left, 1 posterior, 2 superior) that slices are perpendicular to; then where rows and columns run:
+# patient right at the image's left, anterior or superior at its top.
+PLANES = {
+    "axial": (2, (1, +1), (0, +1)),
+    "coronal": (1, (2, -1), (0, +1)),
+    "sagittal": (0, (2, -1), (1, +1)),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Array axes (of K, J, I) that slices, rows and columns run along, and which of them run backwards."""
+
+    axis: int
+    row_axis: int
+    column_axis: int
+    flip_axis: bool
+    flip_rows: bool
+    flip_columns: bool
+
+    def index(self, number: int, count: int) -> int:
+        """The array index of canonical slice ``number`` of ``count``, and the other way round."""
+        return count - 1 - number if self.flip_axis else number
+
+    def to_canonical(self, plane: np.ndarray) -> np.ndarray:
+        """A view of ``array.take(index, axis)`` with canonical rows and columns."""
+        if self.row_axis > self.column_axis:
+            plane = plane.T
+        return plane[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
+
+    def to_array(self, plane: np.ndarray) -> np.ndarray:
+        """The inverse of ``to_canonical``."""
+        plane = plane[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
+        return plane.T if self.row_axis > self.column_axis else plane
+
+
+def world_axes(ijk_to_ras: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """For left, posterior, superior: the array axis (0 = K) nearest to it, and its sign.
+
+    Every axis is used once. At exactly 45 degrees the choice depends on where the axes point in the patient and not on
+    the order they are stored in, so that two storages of one scan agree.
+    """
+    directions = (LPS_FROM_RAS @ ijk_to_ras[:3, :3])[:, ::-1]  # columns: K, J, I
+    directions = directions / np.linalg.norm(directions, axis=0)
+
+    def merit(order: tuple[int, ...]) -> tuple:
+        chosen = directions[:, order]
+        chosen = chosen * np.where(np.diag(chosen) < 0, -1.0, 1.0)
+        return (round(float(np.trace(chosen)), 6), *np.round(chosen.ravel() + 0.0, 6))
+
+    best = max(permutations(range(3)), key=merit)
+    return tuple((axis, -1 if directions[world, axis] < 0 else 1) for world, axis in enumerate(best))
+
+
+def layout(ijk_to_ras: np.ndarray, plane: str) -> Layout:
+    """The layout for "axial", "coronal" or "sagittal" slices."""
+    axes = world_axes(ijk_to_ras)
+    normal, (row, row_sign), (column, column_sign) = PLANES[plane]
+    return Layout(
+        axis=axes[normal][0],
+        row_axis=axes[row][0],
+        column_axis=axes[column][0],
+        flip_axis=axes[normal][1] < 0,
+        flip_rows=axes[row][1] * row_sign < 0,
+        flip_columns=axes[column][1] * column_sign < 0,
+    )
+
+
+def thickest_plane(ijk_to_ras: np.ndarray, spacing: tuple[float, float, float]) -> str:
+    """The plane perpendicular to the axis of largest spacing; axial when two are equal within 1 %."""
+    axes = world_axes(ijk_to_ras)
+    best, thickness = "axial", spacing[axes[2][0]]
+    for plane in ("coronal", "sagittal"):
+        size = spacing[axes[PLANES[plane][0]][0]]
+        if size > thickness * 1.01:
+            best, thickness = plane, size
+    return best

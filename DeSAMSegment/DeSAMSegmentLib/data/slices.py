@@ -1,0 +1,253 @@
+"""From a volume to the 256 x 256 pictures a network sees, and back to the volume's own voxels.
+
+Preprocessing follows the published one (reference-code.md, E2) but for what E-11 to E-14 call its errors: every slice
+counts, labels are not eroded, and the volume is turned to one orientation first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..errors import BadInput
+from .grid import Volume
+from .orientation import PLANES, Layout, layout, thickest_plane
+from .resize import bilinear, nearest_taps, smooth_matrix
+
+VERSION = 1  # of the preprocessing: part of every cache key, to be raised when a picture changes
+SOFT_TISSUE = (-160.0, 240.0)  # Hounsfield units, the window MedSAM was trained with
+PERCENTILES = (0.5, 99.5)
+HOUNSFIELD = -200.0  # more than 0.5 % of voxels below this: air in a CT
+THICK = 2.0  # "auto" leaves the axial plane when another axis is this much coarser than both axes in its plane
+TRUNCATION = 1e-3  # added before truncating: 254.9999 of rounding noise is 255
+
+
+@dataclass(frozen=True)
+class SliceSpec:
+    """How slices are made; the card of a model carries the one it was trained with.
+
+    Attributes:
+      axis: "axial", "coronal", "sagittal", or "lowest" (across the thickest slices of each volume).
+      intensity: "percentile" (0.5 to 99.5 of all voxels) or "window".
+      window: lower and upper intensity for "window".
+      zero_black: voxels that are exactly 0 stay black (E-12); off for signed data.
+      fit: "squash" to a square as published, or "pad" to one with the aspect kept in millimetres.
+      size: of the pictures, pixels.
+    """
+
+    axis: str = "axial"
+    intensity: str = "percentile"
+    window: tuple[float, float] | None = None
+    zero_black: bool = False
+    fit: str = "squash"
+    size: int = 256
+
+    def __post_init__(self) -> None:
+        if self.window is not None:
+            object.__setattr__(self, "window", (float(self.window[0]), float(self.window[1])))
+        good, reason = self.is_valid()
+        if not good:
+            raise BadInput(reason)
+
+    def is_valid(self) -> tuple[bool, str]:
+        if self.axis not in (*PLANES, "lowest"):
+            return False, f"The slice axis is axial, coronal, sagittal or lowest, not {self.axis!r}."
+        if self.intensity not in ("percentile", "window"):
+            return False, f"The intensity mode is percentile or window, not {self.intensity!r}."
+        if self.intensity == "window" and (self.window is None or not self.window[0] < self.window[1]):
+            return False, f"An intensity window needs a lower and a larger upper value, not {self.window}."
+        if self.fit not in ("squash", "pad"):
+            return False, f"Slices are fitted by squash or pad, not {self.fit!r}."
+        if not 16 <= self.size <= 4096:
+            return False, f"A slice size of {self.size} pixels is not supported."
+        return True, ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SliceSpec:
+        """From ``to_dict``; unknown fields are ignored. Raises BadInput on values that mean nothing."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in values.items() if key in known})
+
+    @classmethod
+    def for_volume(
+        cls,
+        volume: Volume,
+        axis: str = "auto",
+        intensity: str = "auto",
+        window: tuple[float, float] | None = None,
+    ) -> SliceSpec:
+        """What suits a volume where the user left the choice open.
+
+        Axis "auto" is axial, unless another axis is at least twice as coarse as both others: then that plane, the one
+        the volume was acquired in. Intensity "auto" is the window if one is given, the soft-tissue window for
+        Hounsfield units, else percentiles.
+        """
+        if axis == "auto":
+            thick, middle = sorted(volume.spacing, reverse=True)[:2]
+            axis = thickest_plane(volume.ijk_to_ras, volume.spacing) if thick >= THICK * middle else "axial"
+        if intensity == "auto":
+            hounsfield = quantiles(volume.array, PERCENTILES)[0] < HOUNSFIELD
+            intensity = "window" if window is not None or hounsfield else "percentile"
+        if intensity == "window":
+            return cls(axis, "window", window or SOFT_TISSUE)
+        return cls(axis, "percentile", zero_black=bool(volume.array.min() >= 0))
+
+
+class Slices:
+    """The slices of one volume, numbered in canonical order (towards superior, posterior or left).
+
+    Attributes:
+      spec: how they are made. layout: how the array lies.
+      axis: the array axis (of K, J, I) they are perpendicular to.
+      native_shape: rows and columns of a slice before resizing, in canonical orientation.
+      pixel_spacing: millimetres between rows and between columns; slice_spacing: between slices.
+      content: (first row, rows, first column, columns) of a picture that the slice fills; the rest is padding.
+    """
+
+    def __init__(self, volume: Volume, spec: SliceSpec) -> None:
+        self.volume, self.spec = volume, spec
+        spacing = volume.spacing
+        plane = thickest_plane(volume.ijk_to_ras, spacing) if spec.axis == "lowest" else spec.axis
+        self.plane = plane
+        self.layout: Layout = layout(volume.ijk_to_ras, plane)
+        self.axis = self.layout.axis
+        shape = volume.array.shape
+        self.native_shape = (shape[self.layout.row_axis], shape[self.layout.column_axis])
+        self.pixel_spacing = (spacing[self.layout.row_axis], spacing[self.layout.column_axis])
+        self.slice_spacing = spacing[self.axis]
+        self.content = self._content()
+
+    def __len__(self) -> int:
+        return self.volume.array.shape[self.axis]
+
+    def index(self, i: int) -> int:
+        """The position of slice ``i`` along the array axis; also the slice at an array position."""
+        return self.layout.index(i, len(self))
+
+    def image(self, i: int) -> np.ndarray:
+        """Slice ``i`` as the network sees it: (size, size) uint8 grey."""
+        grey = self.native_image(i)
+        row, rows, column, columns = self.content
+        picture = np.zeros((self.spec.size, self.spec.size), np.uint8)
+        if grey.shape != (rows, columns):
+            low, high = grey.min(), grey.max()
+            grey = smooth_matrix(grey.shape[0], rows) @ grey @ smooth_matrix(grey.shape[1], columns).T
+            grey = np.clip(grey, low, high) + TRUNCATION
+        picture[row : row + rows, column : column + columns] = grey
+        return picture
+
+    def native_image(self, i: int) -> np.ndarray:
+        """Slice ``i`` in grey 0..255 before resizing: (H, W) float32 of whole numbers, canonical orientation."""
+        raw = self._plane(self.volume.array, i)
+        low, high = self.limits
+        grey = np.clip(raw.astype(np.float32), low, high)
+        grey -= np.float32(low)
+        grey *= np.float32(255.0 / (high - low))
+        if self.spec.zero_black:
+            grey[raw == 0] = 0
+        return np.clip(np.floor(grey + np.float32(TRUNCATION)), 0, 255)
+
+    @cached_property
+    def limits(self) -> tuple[float, float]:
+        """The intensities that become 0 and 255."""
+        if self.spec.intensity == "window":
+            assert self.spec.window is not None
+            return self.spec.window
+        low, high = quantiles(self.volume.array, PERCENTILES)
+        if not low < high:  # more than 99.5 % of the voxels are one value, such as a mask or a thin vessel
+            low, high = float(self.volume.array.min()), float(self.volume.array.max())
+        return low, high
+
+    def to_native(self, maps: np.ndarray) -> np.ndarray:
+        """Maps (..., size, size) onto the slice's own pixels, bilinear: (..., H, W) float32, canonical."""
+        row, rows, column, columns = self.content
+        maps = np.asarray(maps)[..., row : row + rows, column : column + columns]
+        return bilinear(maps, *self.native_shape)
+
+    def truth(self, labels_kji: np.ndarray, i: int) -> np.ndarray:
+        """Label values of slice ``i`` in the network's frame: (size, size) uint8, nearest, never blurred (E-13)."""
+        row, rows, column, columns = self.content
+        native = self.native_truth(labels_kji, i)
+        frame = np.zeros((self.spec.size, self.spec.size), np.uint8)
+        frame[row : row + rows, column : column + columns] = native[
+            np.ix_(nearest_taps(native.shape[0], rows), nearest_taps(native.shape[1], columns))
+        ]
+        return frame
+
+    def native_truth(self, labels_kji: np.ndarray, i: int) -> np.ndarray:
+        """Label values of slice ``i`` on its own pixels: (H, W), canonical orientation, as ``to_native`` gives."""
+        return self._plane(labels_kji, i)
+
+    def place(self, i: int, mask: np.ndarray) -> tuple[int, np.ndarray]:
+        """Where a canonical (H, W) mask of slice ``i`` belongs: ``array.take(index, axis)`` is to be this array."""
+        return self.index(i), np.ascontiguousarray(self.layout.to_array(mask))
+
+    def point_to_native(self, xy: np.ndarray) -> np.ndarray:
+        """Points (..., 2) as x, y in the network's frame to (..., 2) row, column of ``array.take(index, axis)``.
+
+        Whole numbers are pixel centres in both frames.
+        """
+        row, rows, column, columns = self.content
+        height, width = self.native_shape
+        xy = np.asarray(xy, dtype=np.float64)
+        y = (xy[..., 1] - row + 0.5) * height / rows - 0.5
+        x = (xy[..., 0] - column + 0.5) * width / columns - 0.5
+        y = height - 1 - y if self.layout.flip_rows else y
+        x = width - 1 - x if self.layout.flip_columns else x
+        swapped = self.layout.row_axis > self.layout.column_axis
+        return np.stack((x, y) if swapped else (y, x), axis=-1)
+
+    @cached_property
+    def content_key(self) -> str:
+        """SHA-256 of all that the pictures depend on: voxels, geometry, spec, version of the preprocessing."""
+        array = self.volume.array
+        geometry = np.round(self.volume.ijk_to_ras, 6) + 0.0  # no negative zeros
+        digest = hashlib.sha256(f"{VERSION} {array.dtype.str} {array.shape} {self.spec}".encode())
+        digest.update(geometry.tobytes())
+        for plane in array:
+            digest.update(np.ascontiguousarray(plane))
+        return digest.hexdigest()
+
+    def _plane(self, array: np.ndarray, i: int) -> np.ndarray:
+        """A contiguous canonical slice of any array on the volume's grid."""
+        if array.shape != self.volume.array.shape:
+            raise ValueError(f"labels {array.shape} are not on the grid of the volume {self.volume.array.shape}")
+        plane = array[(slice(None),) * self.axis + (self.index(range(len(self))[i]),)]
+        return np.ascontiguousarray(self.layout.to_canonical(plane))
+
+    def _content(self) -> tuple[int, int, int, int]:
+        size = self.spec.size
+        if self.spec.fit == "squash":
+            return 0, size, 0, size
+        millimetres = np.array(self.native_shape) * self.pixel_spacing
+        rows, columns = np.maximum(1, np.rint(size * millimetres / millimetres.max()).astype(int)).tolist()
+        return (size - rows) // 2, rows, (size - columns) // 2, columns
+
+
+def quantiles(array: np.ndarray, percent: tuple[float, ...]) -> list[float]:
+    """Percentiles of all voxels, as ``numpy.percentile`` (linear) gives them, without sorting or a float64 copy."""
+    ranks = [p / 100 * (array.size - 1) for p in percent]
+    wanted = sorted({int(r) for r in ranks} | {min(int(r) + 1, array.size - 1) for r in ranks})
+    if array.dtype.kind in "biu" and array.dtype.itemsize <= 2:
+        low = int(array.min())
+        counts = np.zeros(int(array.max()) - low + 1, np.int64)
+        for plane in array:
+            counts += np.bincount(plane.ravel().astype(np.int64) - low, minlength=counts.size)
+        values = low + np.searchsorted(np.cumsum(counts), np.array(wanted), side="right")
+    else:
+        values = np.partition(array, wanted, axis=None)[wanted]
+    at = dict(zip(wanted, values.tolist(), strict=True))
+    result = []
+    for rank in ranks:
+        low_rank = int(rank)
+        a, b = float(at[low_rank]), float(at[min(low_rank + 1, array.size - 1)])
+        result.append(a + (b - a) * (rank - low_rank))
+    return result
