@@ -1,0 +1,121 @@
+"""What a model file says about itself: labels, backbone, preprocessing, how it was trained.
+
+No torch here: a panel or ``desam models list`` reads cards without loading anything.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from ..errors import BadModelFile
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LabelInfo:
+    """One label of a model: its value in a label map and how 3D Slicer shows it.
+
+    Attributes:
+      color: red, green, blue, 0..255.
+      terminology: Slicer's serialised terminology entry; empty means generic tissue.
+    """
+
+    value: int
+    name: str
+    color: tuple[int, int, int] = (128, 174, 128)
+    terminology: str = ""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """The JSON in the header of a .desam file.
+
+    Attributes:
+      labels: what the model finds, in the order of its decoders.
+      backbone, backbone_sha256: the frozen encoder it needs, by id and by content.
+      architecture: ``DeSAMConfig.to_dict()``.
+      slices: ``SliceSpec.to_dict()`` it was trained with.
+      inference: recommended mode, points, iou_threshold, largest_component.
+      training: cases, split, seed, epochs, losses, Dice per case, time, device.
+      software: versions of what trained it.
+      licence: of this file's weights. created: ISO date and time.
+    """
+
+    name: str
+    labels: tuple[LabelInfo, ...]
+    backbone: str
+    backbone_sha256: str = ""
+    title: str = ""
+    description: str = ""
+    architecture: dict[str, Any] = field(default_factory=dict)
+    slices: dict[str, Any] = field(default_factory=dict)
+    inference: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    software: dict[str, Any] = field(default_factory=dict)
+    licence: str = ""
+    created: str = ""
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """One JSON object, keys in the order of the fields. Raises TypeError for what JSON cannot hold."""
+        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False, default=_plain)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelCard:
+        """The card of a model file; fields of later versions are ignored.
+
+        Raises:
+          BadModelFile: no JSON object, a format that is too new, or without name, labels or backbone.
+        """
+        try:
+            raw = json.loads(text)
+            version = int(raw.get("format_version", 0))
+            if version > FORMAT_VERSION:
+                raise BadModelFile(
+                    f"The model file has format {version}; this program knows formats up to {FORMAT_VERSION}.",
+                    "Update DeSAM.",
+                )
+            known = {f.name for f in fields(cls)}
+            values = {key: value for key, value in raw.items() if key in known}
+            values["labels"] = tuple(_label(item) for item in raw["labels"])
+            card = cls(**values)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise BadModelFile("The model's card cannot be read.", "Get the model file again.") from None
+        card.check()
+        return card
+
+    def check(self) -> None:
+        """Raises BadModelFile when the card contradicts itself."""
+        values = [label.value for label in self.labels]
+        tables = (self.architecture, self.slices, self.inference, self.training, self.software)
+        texts = (self.name, self.backbone, self.backbone_sha256, self.title, self.description, self.licence)
+        good = (
+            bool(values)
+            and len(set(values)) == len(values)
+            and all(1 <= value <= 65535 for value in values)
+            and all(isinstance(table, dict) for table in tables)
+            and all(isinstance(text, str) for text in texts)
+            and self.name.strip()
+            and self.backbone
+        )
+        if not good:
+            raise BadModelFile("The model's card is not consistent.", "Get the model file again.")
+
+
+def _label(raw: dict[str, Any]) -> LabelInfo:
+    red, green, blue = (min(255, max(0, int(channel))) for channel in raw.get("color", (128, 174, 128)))
+    return LabelInfo(int(raw["value"]), str(raw["name"]), (red, green, blue), str(raw.get("terminology", "")))
+
+
+def _plain(value: Any) -> Any:
+    """numpy numbers and arrays, paths and sets as JSON knows them."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if hasattr(value, "__fspath__"):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} does not belong into a model card")
