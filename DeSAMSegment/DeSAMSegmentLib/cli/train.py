@@ -1,0 +1,53 @@
+"""``desam train``: fine-tune a decoder on a data set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..engine.options import TrainOptions
+from . import options as shared
+from .cases import choose_cases, choose_labels
+from .view import make_view
+
+
+@shared.takes(TrainOptions)
+def command(
+    dataset: Annotated[Path, typer.Argument(help="nnU-Net raw folder: imagesTr, labelsTr, dataset.json.")],
+    output: Annotated[Path, typer.Argument(help="Folder of the run: best.desam, last.desam, metrics.csv, curves.png.")],
+    chosen: dict[str, Any],
+    keep: shared.Keep = "",
+    exclude: shared.Exclude = "",
+    domain: shared.Domains = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUTPUT where it stopped.")] = False,
+    device: shared.Device = "auto",
+    no_cache: shared.NoCache = False,
+    json: shared.Json = False,
+) -> int:
+    """Fine-tune a decoder on a data set. Ctrl-C keeps the best model so far; --resume goes on exactly."""
+    from ..data.cases import read_dataset
+    from ..data.features import FeatureCache
+
+    names = chosen.pop("labels", None)
+    options = shared.build(TrainOptions, chosen)
+    data = read_dataset(dataset)
+    options = replace(options, labels=choose_labels(names, data.labels))
+    cases = choose_cases(data.cases, keep, exclude, domain)
+    cases = [replace(case, slices=options.slices) for case in cases]
+
+    from ..engine.train import train
+
+    cache = None if no_cache else FeatureCache()
+    with make_view(json) as view:
+        try:
+            for event in train(cases, data.labels, output, options, device=device, cache=cache, resume=resume):
+                view.show(event)
+        except KeyboardInterrupt:
+            best = output / "best.desam"
+            kept = f"the best model so far is {best}" if best.is_file() else "no epoch was finished"
+            view.say(f"Stopped: {kept}. 'desam train {dataset} {output} --resume' goes on with the same options.")
+            raise
+    return 0
