@@ -42,7 +42,8 @@ class IOManager:
         elif fileType == "SegmentationFile":
             node = self._logics["segmentations"].LoadSegmentationFromFile(path, True, name)
         else:
-            node = self._loadStorable({"TableFile": "vtkMRMLTableNode"}.get(fileType, "vtkMRMLTransformNode"), path, name)
+            className = {"TableFile": "vtkMRMLTableNode"}.get(fileType, "vtkMRMLTransformNode")
+            node = self._loadStorable(className, path, name)
         if node:
             loaded.AddItem(node)
         return node is not None

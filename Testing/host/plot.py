@@ -99,13 +99,14 @@ class qMRMLPlotView(qt.QWidget):
             painter.drawLine(QPointF(area.left(), y), QPointF(area.right(), y))
         painter.setPen(QColor(60, 60, 60))
         painter.drawRect(area)
-        for tick in range(5):
-            y = area.bottom() - tick / 4 * area.height()
-            painter.drawText(QRectF(0, y - 8, 46, 16), Qt.AlignRight | Qt.AlignVCenter, f"{y0 + tick / 4 * (y1 - y0):.2f}")
-            x = area.left() + tick / 4 * area.width()
-            painter.drawText(QRectF(x - 25, area.bottom() + 3, 50, 16), Qt.AlignCenter, f"{x0 + tick / 4 * (x1 - x0):.0f}")
-        painter.drawText(QRectF(area.left(), area.bottom() + 20, area.width(), 18), Qt.AlignCenter, chart.GetXAxisTitle() or "")
-        painter.drawText(QRectF(area.left(), 4, area.width(), 18), Qt.AlignCenter, chart.GetTitle() or "")
+        for part in (0.0, 0.25, 0.5, 0.75, 1.0):
+            x, y = area.left() + part * area.width(), area.bottom() - part * area.height()
+            toTheLeft, below = QRectF(0, y - 8, 46, 16), QRectF(x - 25, area.bottom() + 3, 50, 16)
+            painter.drawText(toTheLeft, Qt.AlignRight | Qt.AlignVCenter, f"{y0 + part * (y1 - y0):.2f}")
+            painter.drawText(below, Qt.AlignCenter, f"{x0 + part * (x1 - x0):.0f}")
+        titles = ((area.bottom() + 20, chart.GetXAxisTitle()), (4, chart.GetTitle()))
+        for top, text in titles:
+            painter.drawText(QRectF(area.left(), top, area.width(), 18), Qt.AlignCenter, text or "")
 
     def _drawSeries(self, painter: QPainter, series: Any) -> None:
         color = QColor.fromRgbF(*series.GetColor())

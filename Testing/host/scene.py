@@ -54,12 +54,11 @@ def _keepSubjectHierarchy(scene: Any) -> None:
 
 
 def _addSliceViews(scene: Any) -> None:
+    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
     for name, orientation in (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal")):
         view = slicer.vtkMRMLSliceNode()
         view.SetName(name)
         view.SetLayoutName(name)
         view.SetSingletonTag(name)
-        slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
-        view.SetSliceResolutionMode(slicer.vtkMRMLSliceNode.SliceResolutionMatchVolumes)
         scene.AddNode(view)
         view.SetOrientation(orientation)

@@ -1,0 +1,224 @@
+"""The parent's side of the worker: request ids, line buffering, states, and words for a worker's death.
+
+No Qt and no thread: whoever owns the event loop calls ``feed`` when output arrives and ``drain`` when there is time.
+
+    client = Client(SubprocessProcess())
+    client.submit(request, on_event=print, on_end=print)
+    while client.busy:
+        process.poll(); client.drain()
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..engine.events import Event
+from . import protocol
+
+CANCEL_SECONDS = 15.0  # a worker that does not stop by then is killed; finished slices are here already
+STDERR_LINES = 60
+
+
+class Process(Protocol):
+    """A child process that speaks through three callbacks; QProcess and subprocess both fit."""
+
+    on_output: Callable[[bytes], None]
+    on_errors: Callable[[bytes], None]
+    on_exit: Callable[[int, int], None]  # exit code, signal number (0 = none)
+
+    def start(self) -> None: ...
+    def write(self, data: bytes) -> None: ...
+    def kill(self) -> None: ...
+    def running(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class JobEnd:
+    """How a job ended; ``text`` is for the user and empty unless it failed."""
+
+    how: str  # "finished" | "cancelled" | "failed"
+    text: str = ""
+
+    @property
+    def failed(self) -> bool:
+        return self.how == "failed"
+
+
+@dataclass
+class _Job:
+    identifier: int
+    on_event: Callable[[Event], None]
+    on_end: Callable[[JobEnd], None]
+    cancelled_at: float | None = None
+
+
+class Client:
+    """Starts the worker with the first request and keeps it warm; one job at a time.
+
+    Arguments:
+      process: the child process, not started.
+      clock: seconds; tests turn it by hand.
+      kill_tree: ends a process group by the worker's own process id.
+    """
+
+    def __init__(
+        self,
+        process: Process,
+        clock: Callable[[], float] = time.monotonic,
+        kill_tree: Callable[[int], None] | None = None,
+    ) -> None:
+        self._process, self._clock, self._kill_tree = process, clock, kill_tree or kill_tree_of
+        process.on_output, process.on_errors, process.on_exit = self.feed, self._note, self._exited
+        self._partial = b""
+        self._lines: deque[bytes] = deque()
+        self._errors: deque[str] = deque(maxlen=STDERR_LINES)
+        self._job: _Job | None = None
+        self._next = 1
+        self.worker_pid: int | None = None
+        self.on_log: Callable[[str], None] = lambda text: None
+
+    @property
+    def busy(self) -> bool:
+        return self._job is not None
+
+    @property
+    def cancelling(self) -> bool:
+        return self._job is not None and self._job.cancelled_at is not None
+
+    def submit(
+        self, request: Any, on_event: Callable[[Event], None], on_end: Callable[[JobEnd], None]
+    ) -> int:
+        """Sends a request; ``on_end`` is called exactly once, after the last ``on_event``."""
+        if self.busy:
+            raise RuntimeError("The worker is busy: cancel its job or wait for it.")
+        job = _Job(self._next, on_event, on_end)
+        self._job, self._next = job, self._next + 1
+        if not self._process.running():
+            self._reset()
+            self._process.start()
+        if self._job is job:  # a process that cannot start has ended the job already
+            self._process.write(protocol.to_line({"id": job.identifier, "request": request}))
+        return job.identifier
+
+    def cancel(self) -> None:
+        """Asks the running job to stop after its current unit; ``tick`` ends a worker that does not listen."""
+        if self._job is not None and self._job.cancelled_at is None:
+            self._job.cancelled_at = self._clock()
+            self._process.write(protocol.to_line({"cancel": self._job.identifier}))
+
+    def tick(self) -> None:
+        """Call now and then: kills a worker that ignores a cancel."""
+        job = self._job
+        if job and job.cancelled_at is not None and self._clock() - job.cancelled_at > CANCEL_SECONDS:
+            self.stop()
+
+    def stop(self) -> None:
+        """Ends the worker and its children now; a running job ends as cancelled."""
+        job, self._job = self._job, None
+        if self._process.running():
+            if self.worker_pid is not None:
+                self._kill_tree(self.worker_pid)
+            self._process.kill()
+        self._reset()
+        if job is not None:
+            job.on_end(JobEnd("cancelled"))
+
+    def feed(self, data: bytes) -> None:
+        """Takes output as it comes, in pieces of any size; ``drain`` acts on it."""
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        self._lines.extend(line for line in lines if line.strip())
+
+    def drain(self, seconds: float = float("inf")) -> bool:
+        """Delivers waiting messages for at most about ``seconds``; True when some are left."""
+        until = self._clock() + seconds
+        while self._lines:
+            self._deliver(self._lines.popleft())
+            if self._clock() >= until:
+                break
+        return bool(self._lines)
+
+    def _deliver(self, line: bytes) -> None:
+        try:
+            message = protocol.from_line(line)
+        except ValueError as error:
+            self.on_log(f"Output of the background process that is no message: {error}")
+            return
+        if "ready" in message:
+            self.worker_pid = message["ready"]["pid"]
+        job = self._job
+        if job is None or message.get("id") != job.identifier:
+            return
+        if "event" in message:
+            job.on_event(message["event"])
+        elif "end" in message:
+            end = message["end"]
+            self._job = None
+            job.on_end(JobEnd(end["how"], f"{end['what']} {end['do']}".strip()))
+
+    def _note(self, data: bytes) -> None:
+        for line in data.decode("utf-8", "replace").splitlines():
+            if line.strip():
+                self._errors.append(line)
+                self.on_log(line)
+
+    def _exited(self, code: int, signal_number: int) -> None:
+        self.drain()
+        job, self._job = self._job, None
+        started = self.worker_pid is not None
+        self._reset(keep_errors=True)
+        if job is None:
+            return
+        if job.cancelled_at is not None:
+            job.on_end(JobEnd("cancelled"))
+        else:
+            job.on_end(JobEnd("failed", words_for_death(code, signal_number, list(self._errors), started)))
+
+    def _reset(self, keep_errors: bool = False) -> None:
+        self._partial, self.worker_pid = b"", None
+        self._lines.clear()
+        if not keep_errors:
+            self._errors.clear()
+
+
+def words_for_death(code: int, signal_number: int, errors: list[str], started: bool) -> str:
+    """What happened and what to try, from what is left of a worker that ended in the middle of a job."""
+    last = next((line.strip() for line in reversed(errors) if "Error" in line), "")
+    if "No module named" in last:
+        return f"A Python package is missing ({last}). Install the packages in the section Advanced, then try again."
+    if "DLL load failed" in last or "cannot open shared object" in last:
+        return f"A Python package cannot be loaded ({last}). Install the packages again in the section Advanced."
+    if signal_number == getattr(signal, "SIGKILL", 9) or code == 137:
+        return (
+            "The background process was ended by the system, most often because memory ran out. "
+            "Everything finished so far is kept. Close other programs or use fewer points, then press Apply again."
+        )
+    if signal_number:
+        return (
+            f"The background process crashed (signal {signal_number}). Everything finished so far is kept. "
+            "Press Apply again; if it crashes again, choose the CPU as device in the section Advanced."
+        )
+    if not started:
+        detail = f" ({last})" if last else ""
+        return f"The background process could not start{detail}. Install the packages again in the section Advanced."
+    return (
+        f"The background process ended unexpectedly (exit code {code}). Everything finished so far is kept. "
+        "Press Apply again; the log holds the details."
+    )
+
+
+def kill_tree_of(pid: int) -> None:
+    """Ends the worker's process group (POSIX) or process tree (Windows)."""
+    try:
+        if hasattr(os, "killpg"):
+            os.killpg(pid, signal.SIGKILL)  # the worker made itself the leader of a group
+        else:
+            subprocess.run(["taskkill", "/T", "/F", "/PID", str(pid)], capture_output=True, check=False)
+    except (ProcessLookupError, PermissionError):
+        pass  # gone already, or never became a group of its own

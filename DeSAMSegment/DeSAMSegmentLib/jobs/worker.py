@@ -1,0 +1,160 @@
+"""The child process: ``python -m DeSAMSegmentLib.jobs.worker``.
+
+Standard input takes JSON lines: ``{"id": 1, "request": ...}`` or ``{"cancel": 1}``. Standard output gives JSON lines:
+first ``{"ready": ...}``, then per request ``{"id": 1, "event": ...}`` and one ``{"id": 1, "end": ...}``. Requests are
+worked on one after another. Whatever else prints, in Python or in a C library, lands on standard error.
+
+When standard input ends, the parent is gone, and the process ends with everything it started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import BadInput, DeSAMError
+from . import protocol
+from .runner import Runner
+
+NICENESS = 5  # the viewer's own threads come first
+
+
+class Worker:
+    """Reads requests, writes events.
+
+    Arguments:
+      source: lines come from here.
+      sink: lines go there.
+      runner: carries requests out.
+      parent_gone: called when the source ends.
+    """
+
+    def __init__(
+        self, source: IO[bytes], sink: IO[bytes], runner: Any = None, parent_gone: Callable[[], None] | None = None
+    ) -> None:
+        self._source, self._sink = source, sink
+        self._runner = runner or Runner()
+        self._parent_gone = parent_gone or end_with_children
+        self._requests: queue.Queue[tuple[Any, Any] | None] = queue.Queue()
+        self._cancelled: set[Any] = set()
+        self._lines: queue.Queue[bytes | None] = queue.Queue()
+        self._folder = Path(tempfile.mkdtemp(prefix="desam-worker-"))
+
+    def serve(self) -> None:
+        """Until standard input ends."""
+        writer = threading.Thread(target=self._write, daemon=True)
+        writer.start()
+        self._send({"ready": {"pid": os.getpid(), "version": protocol.VERSION}})
+        threading.Thread(target=self._read, daemon=True).start()
+        try:
+            while (item := self._requests.get()) is not None:
+                self._answer(*item)
+        finally:
+            self._lines.put(None)
+            writer.join()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _read(self) -> None:
+        """Runs in a thread of its own, so that a cancel is seen while a job computes."""
+        for line in self._source:
+            if line.strip():
+                self._take(line)
+        self._requests.put(None)
+        self._parent_gone()
+
+    def _take(self, line: bytes) -> None:
+        identifier = None
+        try:
+            message = protocol.from_line(line)
+            identifier = message.get("id")
+            if "cancel" in message:
+                self._cancelled.add(message["cancel"])
+            else:
+                self._requests.put((identifier, message["request"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            self._end(identifier, "failed", BadInput(f"The background process did not understand a request: {error}."))
+
+    def _answer(self, identifier: Any, request: Any) -> None:
+        try:
+            with contextlib.closing(self._runner.run(request)) as events:
+                for event in events:
+                    if identifier in self._cancelled:
+                        self._end(identifier, "cancelled")
+                        return
+                    self._send({"id": identifier, "event": event})
+            self._end(identifier, "finished")
+        except DeSAMError as error:
+            self._end(identifier, "failed", error)
+        except MemoryError:
+            self._end(identifier, "failed", DeSAMError("The memory of this computer was not enough.", MEMORY_ADVICE))
+        except Exception as error:  # a defect: the text goes to the panel, the traceback to the log
+            traceback.print_exc(file=sys.stderr)
+            text = str(error).strip().splitlines() or [""]
+            self._end(identifier, "failed", DeSAMError(f"{type(error).__name__}: {text[0]}", DEFECT_ADVICE))
+
+    def _end(self, identifier: Any, how: str, error: DeSAMError | None = None) -> None:
+        end = {"how": how, "what": error.what if error else "", "do": error.do if error else ""}
+        self._send({"id": identifier, "end": end})
+
+    def _send(self, message: Any) -> None:
+        self._lines.put(protocol.to_line(message, self._folder))
+
+    def _write(self) -> None:
+        """A thread of its own: a parent too busy to read must not hold up the job."""
+        while (line := self._lines.get()) is not None:
+            try:
+                self._sink.write(line)
+                self._sink.flush()
+            except BrokenPipeError:
+                self._parent_gone()
+                return
+
+
+MEMORY_ADVICE = "Close other programs or segment fewer slices at a time, then try again."
+DEFECT_ADVICE = "This is a defect of the program; its log holds the details."
+
+
+def end_with_children() -> None:
+    """Ends this process and, where the system has process groups, every process it started."""
+    if hasattr(os, "killpg") and os.getpgid(0) == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)
+
+
+def _own_group() -> None:
+    """A process group of one's own, so that the parent can end it with all its children."""
+    if hasattr(os, "setsid"):
+        with contextlib.suppress(OSError):
+            os.setsid()
+    if hasattr(os, "nice"):
+        with contextlib.suppress(OSError):
+            os.nice(NICENESS)
+
+
+def _private_stdout() -> IO[bytes]:
+    """The real standard output; file descriptor 1 is turned over to standard error for everybody else."""
+    sys.stdout.flush()
+    private = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return private
+
+
+def main() -> None:
+    """Entry point of ``python -m DeSAMSegmentLib.jobs.worker``."""
+    _own_group()
+    Worker(sys.stdin.buffer, _private_stdout()).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The client's states and words, with a process that does exactly what the test says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from DeSAMSegmentLib.engine.events import Progress
+from DeSAMSegmentLib.jobs import protocol
+from DeSAMSegmentLib.jobs.client import CANCEL_SECONDS, Client, JobEnd, words_for_death
+from DeSAMSegmentLib.jobs.requests import DownloadRequest
+
+REQUEST = DownloadRequest("medsam")
+
+
+class ScriptedProcess:
+    def __init__(self) -> None:
+        self.on_output = self.on_errors = self.on_exit = lambda *_: None
+        self.written: list[Any] = []
+        self.alive = False
+        self.starts = self.kills = 0
+
+    def start(self) -> None:
+        self.starts, self.alive = self.starts + 1, True
+
+    def write(self, data: bytes) -> None:
+        self.written.append(protocol.from_line(data))
+
+    def kill(self) -> None:
+        self.kills, self.alive = self.kills + 1, False
+
+    def running(self) -> bool:
+        return self.alive
+
+    def says(self, message: Any) -> None:
+        self.on_output(protocol.to_line(message))
+
+
+class Desk:
+    """A client with its process, a clock turned by hand, and what was reported."""
+
+    def __init__(self) -> None:
+        self.process, self.now = ScriptedProcess(), 0.0
+        self.events: list[Any] = []
+        self.ends: list[JobEnd] = []
+        self.killed: list[int] = []
+        self.client = Client(self.process, clock=lambda: self.now, kill_tree=self.killed.append)
+
+    def submit(self) -> int:
+        identifier = self.client.submit(REQUEST, self.events.append, self.ends.append)
+        self.process.says({"ready": {"pid": 4711, "version": 1}})
+        self.client.drain()
+        return identifier
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def test_the_process_starts_with_the_first_request_and_stays_for_the_second(desk: Desk) -> None:
+    assert desk.process.starts == 0
+    for _ in range(2):
+        identifier = desk.submit()
+        desk.process.says({"id": identifier, "end": {"how": "finished", "what": "", "do": ""}})
+        desk.client.drain()
+    assert desk.process.starts == 1
+    assert [end.how for end in desk.ends] == ["finished", "finished"]
+
+
+def test_lines_may_arrive_in_pieces_of_any_size(desk: Desk) -> None:
+    identifier = desk.submit()
+    for byte in protocol.to_line({"id": identifier, "event": Progress("é", 1, 2)}):
+        desk.client.feed(bytes([byte]))
+    desk.client.drain()
+    assert desk.events == [Progress("é", 1, 2)]
+
+
+def test_what_a_previous_job_still_says_is_ignored(desk: Desk) -> None:
+    identifier = desk.submit()
+    desk.process.says({"id": identifier - 1, "event": Progress("old", 1, 2)})
+    desk.client.drain()
+    assert desk.events == []
+
+
+def test_drain_keeps_to_its_time_and_says_that_more_is_waiting(desk: Desk) -> None:
+    identifier = desk.submit()
+    for number in range(5):
+        desk.process.says({"id": identifier, "event": Progress("", number, 5)})
+    assert desk.client.drain(seconds=0.0) is True
+    assert len(desk.events) == 1
+
+
+def test_a_worker_that_ignores_a_cancel_is_killed_with_its_children(desk: Desk) -> None:
+    desk.submit()
+    desk.client.cancel()
+    assert desk.process.written[-1] == {"cancel": 1}
+    desk.client.tick()
+    assert desk.client.cancelling
+    desk.now += CANCEL_SECONDS + 1
+    desk.client.tick()
+    assert desk.killed == [4711]
+    assert [end.how for end in desk.ends] == ["cancelled"]
+    assert not desk.client.busy
+
+
+def test_a_killed_worker_fails_the_job_once_and_the_next_one_starts_a_new_process(desk: Desk) -> None:
+    desk.submit()
+    desk.process.alive = False
+    desk.process.on_exit(0, 9)
+    assert len(desk.ends) == 1
+    assert "memory" in desk.ends[0].text
+    assert "press Apply again" in desk.ends[0].text
+    desk.submit()
+    assert desk.process.starts == 2
+
+
+def test_events_that_arrived_before_the_death_are_delivered_first(desk: Desk) -> None:
+    identifier = desk.submit()
+    desk.process.says({"id": identifier, "event": Progress("last words", 1, 2)})
+    desk.process.on_exit(0, 9)
+    assert desk.events == [Progress("last words", 1, 2)]
+
+
+def test_a_second_request_while_busy_is_a_mistake_of_the_caller(desk: Desk) -> None:
+    desk.submit()
+    with pytest.raises(RuntimeError, match="busy"):
+        desk.submit()
+
+
+@pytest.mark.parametrize(
+    ("code", "signal_number", "errors", "started", "expected"),
+    [
+        (0, 9, [], True, "memory ran out"),
+        (137, 0, [], True, "memory ran out"),
+        (0, 11, [], True, "crashed (signal 11)"),
+        (1, 0, ["ModuleNotFoundError: No module named 'torch'"], False, "Install the packages"),
+        (1, 0, ["ImportError: DLL load failed while importing _C"], False, "cannot be loaded"),
+        (1, 0, ["Traceback", "OSError: bad"], False, "could not start (OSError: bad)"),
+        (3, 0, [], True, "exit code 3"),
+    ],
+)
+def test_every_death_is_put_into_words_with_something_to_try(
+    code: int, signal_number: int, errors: list[str], started: bool, expected: str
+) -> None:
+    text = words_for_death(code, signal_number, errors, started)
+    assert expected in text
+    assert any(word in text for word in ("again", "Install"))

@@ -1,0 +1,141 @@
+"""The worker: in process over byte streams, and as a real child that is killed, orphaned and fed nonsense."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+from DeSAMSegmentLib.engine.events import Event, Progress
+from DeSAMSegmentLib.errors import BadVolume
+from DeSAMSegmentLib.jobs import protocol
+from DeSAMSegmentLib.jobs.client import Client, JobEnd
+from DeSAMSegmentLib.jobs.process import WORKER_ARGUMENTS, SubprocessProcess, worker_environment
+from DeSAMSegmentLib.jobs.requests import DownloadRequest
+from DeSAMSegmentLib.jobs.worker import Worker
+
+
+class Counting:
+    """A runner that counts to what its request says, or fails in the way it says."""
+
+    def run(self, request: Any) -> Iterator[Event]:
+        if request == "bad volume":
+            raise BadVolume("The volume is flat.", "Choose a 3-D volume.")
+        if request == "defect":
+            raise KeyError("level4")
+        if request == "no memory":
+            raise MemoryError
+        for number in range(int(request)):
+            yield Progress("counting", number + 1, int(request))
+
+
+def replies(*lines: bytes) -> list[Any]:
+    """What a worker in this process answers to these lines."""
+    sink, gone = io.BytesIO(), threading.Event()
+    Worker(io.BytesIO(b"".join(lines)), sink, Counting(), gone.set).serve()
+    assert gone.is_set()
+    return [protocol.from_line(line) for line in sink.getvalue().splitlines()]
+
+
+def ask(identifier: int, request: str) -> bytes:
+    return protocol.to_line({"id": identifier, "request": request})
+
+
+def test_requests_are_answered_in_order_with_one_end_each() -> None:
+    messages = replies(ask(1, "2"), ask(2, "1"))
+    assert "ready" in messages[0]
+    assert [m["id"] for m in messages[1:]] == [1, 1, 1, 2, 2]
+    assert [m["end"]["how"] for m in messages if "end" in m] == ["finished", "finished"]
+
+
+@pytest.mark.parametrize(
+    ("request_text", "what"),
+    [("bad volume", "The volume is flat."), ("defect", "KeyError: 'level4'"), ("no memory", "memory")],
+)
+def test_a_request_that_fails_says_why_and_the_next_one_is_served(request_text: str, what: str) -> None:
+    messages = replies(ask(1, request_text), ask(2, "1"))
+    ends = [m["end"] for m in messages if "end" in m]
+    assert what in ends[0]["what"]
+    assert ends[0]["do"]
+    assert ends[1]["how"] == "finished"
+
+
+@pytest.mark.parametrize("line", [b"hello\n", b"[]\n", b'{"id": 7}\n', b'{"id": 7, "request": {"~": "no"}}\n'])
+def test_nonsense_gets_an_answer_and_is_survived(line: bytes) -> None:
+    messages = replies(line, ask(1, "1"))
+    ends = [m["end"]["how"] for m in messages if "end" in m]
+    assert sorted(ends) == ["failed", "finished"]
+
+
+def test_a_cancelled_request_ends_as_cancelled() -> None:
+    messages = replies(protocol.to_line({"cancel": 1}), ask(1, "1000000"))
+    assert [m["end"]["how"] for m in messages if "end" in m] == ["cancelled"]
+
+
+def wait_for(condition: Any, seconds: float = 30.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.02)
+
+
+def test_a_real_child_answers_a_bad_request_and_lives_on() -> None:
+    process = SubprocessProcess()
+    client = Client(process)
+    ends: list[JobEnd] = []
+    for _ in range(2):
+        client.submit("no such job", lambda event: None, ends.append)
+        while client.busy:
+            process.poll(0.05)
+            client.drain()
+    assert [end.how for end in ends] == ["failed", "failed"]
+    assert process.running()
+    client.stop()
+    assert not process.running()
+
+
+def test_a_child_killed_in_the_middle_ends_the_job_with_words() -> None:
+    process = SubprocessProcess()
+    client = Client(process)
+    ends: list[JobEnd] = []
+    client.submit(DownloadRequest("none"), lambda event: None, ends.append)
+    os.kill(process.pid or 0, signal.SIGKILL)
+    until = time.monotonic() + 20
+    while not ends and time.monotonic() < until:
+        process.poll(0.05)
+        client.drain()
+    assert ends[0].failed
+    assert "kept" in ends[0].text or "start" in ends[0].text
+
+
+def test_what_prints_does_not_disturb_the_messages() -> None:
+    code = (
+        "import os, sys; from DeSAMSegmentLib.jobs import worker as w; sink = w._private_stdout();"
+        "print('from python'); os.system('echo from a child'); os.write(1, b'from C'); sink.write(b'clean\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=worker_environment(), check=True)
+    assert done.stdout == b"clean\n"
+    assert all(text in done.stderr for text in (b"from python", b"from a child", b"from C"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="process groups")
+def test_the_worker_dies_with_its_parent_and_takes_its_children_along() -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess, sys, time; c = subprocess.Popen([sys.executable] + "
+         f"{WORKER_ARGUMENTS!r}, stdin=subprocess.PIPE); print(c.pid, flush=True); time.sleep(60)"],
+        stdout=subprocess.PIPE, env=worker_environment(),
+    )  # fmt: skip
+    assert parent.stdout is not None
+    worker = psutil.Process(int(parent.stdout.readline()))
+    wait_for(lambda: b"ready" in (parent.stdout.readline() if parent.stdout else b""))
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
