@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import BadInput, BadModelFile, DiskFull, WeightsMissing
+from ..errors import BadInput, BadModelFile, DiskFull, DownloadFailed, WeightsMissing
 from ..files import atomic_path, home, write_text
+from .download import Cancelled, Progress, fetch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -199,11 +200,42 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def add(path: str | Path, id: str | None = None) -> WeightInfo:
+def download(id: str, progress: Progress | None = None, cancelled: Cancelled | None = None) -> Path | None:
+    """Downloads the weights of a backbone, unless they are here already.
+
+    A download that was cut or cancelled goes on where it stopped.
+
+    Arguments:
+      progress: called with bytes done and bytes in total. cancelled: asked a few times a second.
+
+    Returns:
+      The file; None when it was cancelled.
+
+    Raises:
+      DownloadFailed, DiskFull: nothing half-written carries the file's name then. BadInput: an unknown id.
+    """
+    info = info_of(id)
+    path = _locate(info)
+    if path is not None:
+        return path
+    if not info.url:
+        raise DownloadFailed(f"The weights of {id} cannot be downloaded by this program.", remedy(info))
+    target = folder() / info.file
+    offline = f"Without a network: `desam weights add FILE` with a local copy of {info.file}."
+    if not fetch(info.url, target, info.sha256, info.bytes, progress, cancelled, offline):
+        return None
+    sha256_of(target)
+    return target
+
+
+def add(path: str | Path, id: str | None = None) -> Path:
     """Copies a local weight file to where ``find`` looks.
 
     Arguments:
       id: which backbone it is; found by its SHA-256, else by its name, when not given.
+
+    Returns:
+      The kept copy.
 
     Raises:
       BadInput: no such file, or it is not known what it is. BadModelFile: not what ``id`` says it is.
@@ -226,7 +258,7 @@ def add(path: str | Path, id: str | None = None) -> WeightInfo:
     if not (target.exists() and target.samefile(path)):
         with atomic_path(target) as temporary:
             shutil.copyfile(path, temporary)
-    return info
+    return target
 
 
 def _recognise(path: Path, digest: str) -> WeightInfo:
