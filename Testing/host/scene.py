@@ -56,7 +56,8 @@ def _keepSubjectHierarchy(scene: Any) -> None:
 def _addSliceViews(scene: Any) -> None:
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
     for name, orientation in (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal")):
-        view = slicer.vtkMRMLSliceNode()
+        view = scene.CreateNodeByClass("vtkMRMLSliceNode")  # with the orientation presets of the default node
+        view.UnRegister(None)
         view.SetName(name)
         view.SetLayoutName(name)
         view.SetSingletonTag(name)
