@@ -6,6 +6,7 @@ full disk.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -113,6 +114,8 @@ def _as_written(array: np.ndarray, like: Volume) -> np.ndarray:
 
 def _write(path: Path, image: sitk.Image) -> None:
     with atomic_path(path) as temporary:
+        # Asked first, because the writers below complain on stderr about a full disk, or not at all.
+        _ask_for_room(temporary, (1 << 16) + image.GetNumberOfPixels() // 64)
         try:
             with quiet():
                 sitk.WriteImage(image, str(temporary), useCompression=True)
@@ -122,15 +125,13 @@ def _write(path: Path, image: sitk.Image) -> None:
         except RuntimeError as failure:
             problem = str(failure).strip().splitlines()[-1][:160]
         if problem:
-            _raise_if_full(temporary)
+            _ask_for_room(temporary, image.GetNumberOfPixels() * image.GetSizeOfPixelComponent())
             raise BadInput(f"{path} could not be written ({problem}).", "Choose another folder.")
 
 
-def _raise_if_full(temporary: Path) -> None:
-    """SimpleITK does not say why it failed; asking the disk for more raises the OSError that does."""
-    import os
-
-    with open(temporary, "ab") as file:
-        file.write(bytes(1 << 22))
+def _ask_for_room(temporary: Path, size: int) -> None:
+    """Raises the OSError of a disk that has no room for ``size`` bytes."""
+    with temporary.open("wb") as file:
+        file.write(bytes(size))
         file.flush()
         os.fsync(file.fileno())

@@ -1,0 +1,296 @@
+"""Volumes from files: what comes in is right, and what is wrong with a file is said in one line."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from data_samples import SHARED, affine, needs_shared_data, noise, rotation
+from DeSAMSegmentLib.data.grid import to_image
+from DeSAMSegmentLib.data.volume import Volume, read_labels, read_volume, resample_labels
+from DeSAMSegmentLib.errors import BadLabels, BadVolume
+
+TURNED = {"spacing": (0.7, 0.8, 2.5), "turn": rotation(12, -7, 31), "origin": (10.0, -20.0, 30.0)}
+
+
+def saved(path: Path, volume: Volume, compress: bool = True) -> Path:
+    sitk.WriteImage(to_image(volume.array, volume.ijk_to_ras), str(path), compress)
+    return path
+
+
+def message(error: pytest.ExceptionInfo) -> str:
+    """The error's text, which must be one line with a remedy."""
+    text = str(error.value)
+    assert "\n" not in text
+    assert error.value.do, text
+    return text
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_every_format_gives_the_same_voxels_in_the_same_places(tmp_path, suffix):
+    volume = noise(**TURNED)
+    read = read_volume(saved(tmp_path / f"a{suffix}", volume))
+    assert np.array_equal(read.array, volume.array)
+    assert np.allclose(read.ijk_to_ras, volume.ijk_to_ras, atol=1e-4)
+    assert np.allclose(read.spacing, (2.5, 0.8, 0.7), atol=1e-5)
+    assert read.name == "a"
+
+
+def test_coordinates_are_those_nibabel_finds(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    path = saved(tmp_path / "a.nii.gz", noise(**TURNED))
+    assert np.allclose(read_volume(path).ijk_to_ras, nibabel.load(path).affine, atol=1e-4)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(BadVolume) as error:
+        read_volume("nowhere.nii.gz")
+    assert "nowhere.nii.gz" in message(error)
+
+
+def test_text_named_as_an_image_is_refused(tmp_path):
+    for name in ("a.nii.gz", "a.nii", "a.nrrd", "a.mha", "a.txt"):
+        (tmp_path / name).write_text("these are no voxels\n" * 50)
+        with pytest.raises(BadVolume) as error:
+            read_volume(tmp_path / name)
+        assert name in message(error)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha", "plain.mha"])
+@pytest.mark.parametrize("share", [0.002, 0.2, 0.6, 0.995])
+def test_a_cut_file_is_refused_and_not_filled_with_zeros(tmp_path, suffix, share, capfd):
+    path = saved(tmp_path / f"a{suffix}", noise((20, 30, 40)), compress=not suffix.startswith("plain"))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(BadVolume) as error:
+        read_volume(path)
+    message(error)
+    assert capfd.readouterr() == ("", "")  # the libraries below keep quiet
+
+
+def test_a_damaged_byte_inside_a_gzip_is_found(tmp_path):
+    path = saved(tmp_path / "a.nii.gz", noise((20, 30, 40)))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(data)
+    with pytest.raises(BadVolume, match="damaged"):
+        read_volume(path)
+
+
+def test_an_uncompressed_nifti_named_gz_says_what_to_do(tmp_path):
+    path = saved(tmp_path / "a.nii", noise())
+    with pytest.raises(BadVolume) as error:
+        read_volume(path.rename(tmp_path / "a.nii.gz"))
+    assert "gzip" in message(error)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_voxels_that_are_not_finite_are_counted(tmp_path, value):
+    volume = noise(dtype=np.float32)
+    volume.array[1, 2, 3] = volume.array[4, 0, 0] = value
+    with pytest.raises(BadVolume) as error:
+        read_volume(saved(tmp_path / "a.nrrd", volume))
+    assert "2 voxels" in message(error)
+
+
+def test_a_constant_volume_is_refused(tmp_path):
+    with pytest.raises(BadVolume) as error:
+        read_volume(saved(tmp_path / "a.nrrd", Volume(np.full((4, 5, 6), 7, np.int16), np.eye(4))))
+    assert "constant" in message(error)
+
+
+def test_a_colour_image_is_refused(tmp_path):
+    image = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 255, (4, 5, 6, 3)).astype(np.uint8), True)
+    for name in ("a.nrrd", "a.nii.gz", "a.mha"):
+        sitk.WriteImage(image, str(tmp_path / name))
+        with pytest.raises(BadVolume) as error:
+            read_volume(tmp_path / name)
+        assert "colour" in message(error)
+
+
+def test_a_series_of_frames_says_how_to_get_one_frame(tmp_path):
+    frames = sitk.JoinSeries([to_image(noise(seed=s).array, np.eye(4)) for s in range(3)])
+    for name in ("a.nii.gz", "a.nrrd"):
+        sitk.WriteImage(frames, str(tmp_path / name))
+        with pytest.raises(BadVolume) as error:
+            read_volume(tmp_path / name)
+        assert "3 frames" in message(error)
+        assert "[..., 0]" in message(error)
+    # The recipe in the message works.
+    sitk.WriteImage(sitk.ReadImage(str(tmp_path / "a.nii.gz"))[..., 0], str(tmp_path / "one.nii.gz"))
+    assert np.array_equal(read_volume(tmp_path / "one.nii.gz").array, noise(seed=0).array)
+
+
+def test_a_series_of_a_single_frame_is_a_volume(tmp_path):
+    sitk.WriteImage(sitk.JoinSeries([to_image(noise().array, np.eye(4))]), str(tmp_path / "a.nii.gz"))
+    assert read_volume(tmp_path / "a.nii.gz").array.shape == (5, 7, 9)
+
+
+def test_a_flat_image_is_a_volume_of_one_slice(tmp_path):
+    picture = noise((1, 7, 9)).array[0]
+    sitk.WriteImage(sitk.GetImageFromArray(picture), str(tmp_path / "a.nrrd"))
+    assert np.array_equal(read_volume(tmp_path / "a.nrrd").array, picture[None])
+    assert Volume.checked(picture, np.eye(4)).array.shape == (1, 7, 9)
+
+
+def test_an_array_from_memory_is_checked_as_a_file_is():
+    for array in (np.zeros((3, 4, 5)), np.zeros((2, 3, 4, 5)), np.zeros((3, 4, 5, 3)), np.zeros((0, 4, 5))):
+        with pytest.raises(BadVolume) as error:
+            Volume.checked(array, np.eye(4), "scan")
+        assert "scan" in message(error)
+    flat = np.diag([1.0, 1.0, 0.0, 1.0])
+    with pytest.raises(BadVolume, match="geometry"):
+        Volume.checked(noise().array, flat)
+
+
+def dicom_series(folder: Path, count: int, uid: str, first: int = 0) -> None:
+    """Minimal DICOM slices of one series, 3 mm apart."""
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for k in range(count):
+        image = sitk.GetImageFromArray(noise((1, 8, 10), seed=first + k).array)
+        image.SetSpacing((0.5, 0.6, 3.0))
+        keys = {"0008|0060": "MR", "0020|000e": uid, "0020|000d": "1.2.3", "0020|0013": str(k),
+                "0020|0032": f"0\\0\\{3 * k}", "0020|0037": "1\\0\\0\\0\\1\\0", "0008|0018": f"{uid}.{k}"}  # fmt: skip
+        for key, value in keys.items():
+            image.SetMetaData(key, value)
+        writer.SetFileName(str(folder / f"{uid}-{count - k}.dcm"))  # names against the order in space
+        writer.Execute(image)
+
+
+def test_dicom_slices_are_sorted_by_position(tmp_path):
+    dicom_series(tmp_path, 6, "1.2.3.4")
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.array, np.concatenate([noise((1, 8, 10), seed=k).array for k in range(6)]))
+    assert np.allclose(volume.spacing, (3.0, 0.6, 0.5))
+    assert volume.note == ""
+
+
+def test_of_several_dicom_series_the_largest_is_read_and_said_so(tmp_path):
+    dicom_series(tmp_path, 3, "1.2.3.4")
+    dicom_series(tmp_path, 5, "1.2.3.5", first=10)
+    volume = read_volume(tmp_path)
+    assert len(volume.array) == 5
+    assert "2 DICOM series" in volume.note
+
+
+def test_a_folder_without_dicom_is_refused_quietly(tmp_path, capfd):
+    (tmp_path / "readme.txt").write_text("nothing here")
+    with pytest.raises(BadVolume) as error:
+        read_volume(tmp_path)
+    assert "DICOM" in message(error)
+    assert capfd.readouterr().err == ""
+
+
+@needs_shared_data
+def test_a_real_dicom_folder_is_read():
+    volume = read_volume(next((SHARED / "dicom").glob("ProstateX*")))
+    assert volume.array.shape == (19, 384, 384)
+    assert np.allclose(volume.spacing, (3.0, 0.5, 0.5), atol=1e-5)
+
+
+# Label maps
+
+
+def test_labels_are_small_unsigned_integers_however_they_were_saved(tmp_path):
+    values = noise(seed=3).array % 4
+    for dtype in (np.uint8, np.int16, np.int64, np.float32, np.float64):
+        path = saved(tmp_path / "l.nrrd", Volume(values.astype(dtype), np.eye(4)))
+        labels = read_labels(path)
+        assert labels.array.dtype == np.uint8
+        assert np.array_equal(labels.array, values)
+    assert read_labels(saved(tmp_path / "l.nrrd", Volume(values * 100, np.eye(4)))).array.dtype == np.uint16
+
+
+def test_an_empty_label_map_is_allowed(tmp_path):
+    assert not read_labels(saved(tmp_path / "l.nrrd", Volume(np.zeros((2, 3, 4), np.uint8), np.eye(4)))).array.any()
+
+
+@pytest.mark.parametrize("value", [0.5, -1.0, 70000.0, np.nan])
+def test_values_that_are_no_labels_are_refused(tmp_path, value):
+    array = np.zeros((3, 4, 5), np.float32)
+    array[1, 1, 1] = value
+    with pytest.raises(BadLabels) as error:
+        read_labels(saved(tmp_path / "l.nrrd", Volume(array, np.eye(4))))
+    assert "not a label map" in message(error)
+
+
+def test_a_missing_label_map_is_a_label_error(tmp_path):
+    with pytest.raises(BadLabels):
+        read_labels(tmp_path / "none.nii.gz")
+
+
+def test_labels_on_the_same_grid_pass_untouched():
+    volume = noise(**TURNED)
+    nearly = volume.ijk_to_ras + np.random.default_rng(0).uniform(-1e-5, 1e-5, (4, 4))  # as a NIfTI header rounds
+    labels = Volume(volume.array % 3, nearly)
+    assert resample_labels(labels, volume) is labels.array
+
+
+def test_labels_of_a_cropped_and_flipped_grid_land_on_their_voxels():
+    volume = noise((6, 20, 30), **TURNED)
+    truth = np.zeros(volume.array.shape, np.uint8)
+    truth[2:4, 5:12, 8:20] = 2
+    part = truth[1:5, 3:15, 5:25][:, ::-1, :]  # a crop, its rows reversed
+    matrix = volume.ijk_to_ras.copy()
+    matrix[:3, 3] = (volume.ijk_to_ras @ [5, 14, 1, 1])[:3]
+    matrix[:3, 1] *= -1
+    assert np.array_equal(resample_labels(Volume(part, matrix), volume), truth)
+
+
+def test_labels_at_half_resolution_cover_the_same_place():
+    volume = noise((4, 40, 40))
+    coarse = np.zeros((4, 20, 20), np.uint8)
+    coarse[1:3, 5:10, 6:12] = 1
+    matrix = affine((2.0, 2.0, 1.0), origin=(0.5, 0.5, 0.0))
+    fine = resample_labels(Volume(coarse, matrix), volume)
+    expected = coarse.repeat(2, axis=1).repeat(2, axis=2)
+    assert np.array_equal(fine, expected)
+
+
+@pytest.mark.parametrize("filled", [True, False])
+def test_labels_of_another_place_are_refused(filled):
+    volume = noise()
+    labels = np.full((5, 7, 9), filled, np.uint8)
+    with pytest.raises(BadLabels) as error:
+        resample_labels(Volume(labels, affine(origin=(500.0, 0.0, 0.0)), "truth"), volume)
+    assert "truth" in message(error)
+    assert "noise" in message(error)
+
+
+def test_labels_all_of_which_miss_the_image_are_refused_though_the_grids_touch():
+    labels = np.zeros((5, 7, 9), np.uint8)
+    labels[:, :, :2] = 1
+    with pytest.raises(BadLabels):
+        resample_labels(Volume(labels, affine(origin=(-5.0, 0.0, 0.0))), noise())
+
+
+def test_an_empty_label_map_that_overlaps_gives_an_empty_one():
+    moved = resample_labels(Volume(np.zeros((5, 7, 9), np.uint8), affine(origin=(2.0, 0.0, 0.0))), noise())
+    assert moved.shape == (5, 7, 9)
+    assert not moved.any()
+
+
+def test_reading_needs_no_torch_and_no_slicer(tmp_path):
+    code = (
+        "import sys; import DeSAMSegmentLib.data.cases, DeSAMSegmentLib.data.slices, DeSAMSegmentLib.data.features;"
+        "import DeSAMSegmentLib.store.card, DeSAMSegmentLib.store.library, DeSAMSegmentLib.store.weights;"
+        "bad = {'torch', 'skimage', 'slicer', 'vtk', 'monai'} & set(sys.modules); assert not bad, bad"
+    )
+    root = Path(__file__).resolve().parents[1] / "DeSAMSegment"
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(root)})
+
+
+def test_a_gzip_in_several_members_is_complete(tmp_path):
+    plain = saved(tmp_path / "a.nii", noise()).read_bytes()
+    half = len(plain) // 2
+    path = tmp_path / "b.nii.gz"
+    path.write_bytes(gzip.compress(plain[:half]) + gzip.compress(plain[half:]))
+    assert np.array_equal(read_volume(path).array, noise().array)
