@@ -150,7 +150,7 @@ class Slices:
         low, high = self.limits
         grey = np.clip(raw.astype(np.float32), low, high)
         grey -= np.float32(low)
-        grey *= np.float32(255.0 / (high - low))
+        grey *= np.float32(255.0 / ((high - low) or 1.0))
         if self.spec.zero_black:
             grey[raw == 0] = 0
         return np.clip(np.floor(grey + np.float32(TRUNCATION)), 0, 255)
