@@ -20,7 +20,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
         yield
 
 
-class PromptEncoder(sam.PromptEncoder):  # type: ignore[misc, name-defined]
+class PromptEncoder(sam.PromptEncoder):
     """SAM's tensors under SAM's names, with prompts embedded by plain sums.
 
     The package's own forward writes through boolean masks, which makes a GPU wait at every call.
@@ -38,7 +38,7 @@ class PromptEncoder(sam.PromptEncoder):  # type: ignore[misc, name-defined]
         )
         self.input_size = input_size
 
-    def forward(self, prompts: Prompts) -> Tensor:  # type: ignore[override]
+    def forward(self, prompts: Prompts) -> Tensor:
         """Tokens of each prompt on its own: (P, 2, 256)."""
         if prompts.xy is not None:
             return self.embed_points(prompts.xy.to(self.device))

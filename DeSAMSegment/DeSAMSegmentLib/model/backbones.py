@@ -1,0 +1,155 @@
+"""The frozen image encoders DeSAM can stand on, and how a grey slice is shown to each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .image_encoder import ImageEncoder
+from .tiny_vit import TAP_WIDTHS, TinyViT
+from .types import Features
+
+PREFIX = "image_encoder."
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What DeSAM needs to know of an encoder.
+
+    pixel_mean, pixel_std: of the three equal channels, on a scale of 0 to 255.
+    level_widths: channels of the three levels, shallow to deep.
+    taps: where the levels are taken: blocks counted from 1 (ViT), names of ``tiny_vit.TAP_WIDTHS`` (TinyViT).
+    """
+
+    id: str
+    title: str
+    input_size: int
+    pixel_mean: tuple[float, float, float]
+    pixel_std: tuple[float, float, float]
+    level_widths: tuple[int, int, int]
+    taps: tuple[int, ...] | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Vit:
+    width: int
+    depth: int
+    heads: int
+    global_blocks: tuple[int, int, int, int]
+
+
+_Pixels = tuple[tuple[float, float, float], tuple[float, float, float]]
+_SAM_PIXELS: _Pixels = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+# MedSAM and LiteMedSAM were trained on images scaled to 0..1.
+_UNIT_PIXELS: _Pixels = ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
+_VITS = {
+    "vit_h": _Vit(1280, 32, 16, (8, 16, 24, 32)),
+    "vit_l": _Vit(1024, 24, 16, (6, 12, 18, 24)),
+    "vit_b": _Vit(768, 12, 12, (3, 6, 9, 12)),
+}
+_VITS["medsam"] = _VITS["vit_b"]
+
+
+def _vit_spec(id: str, title: str, pixels: _Pixels) -> BackboneSpec:
+    vit = _VITS[id]
+    # The levels are the first three blocks of global attention, as published for ViT-H.
+    return BackboneSpec(id, title, 1024, *pixels, (vit.width,) * 3, vit.global_blocks[:3])
+
+
+BACKBONES: dict[str, BackboneSpec] = {
+    spec.id: spec
+    for spec in (
+        BackboneSpec(
+            "lite_medsam",
+            "LiteMedSAM (TinyViT, medical images)",
+            256,
+            *_UNIT_PIXELS,
+            (160, 160, 320),
+            ("stage1", "stage2_last_block", "stage3"),
+        ),
+        _vit_spec("vit_b", "SAM ViT-B", _SAM_PIXELS),
+        _vit_spec("vit_l", "SAM ViT-L", _SAM_PIXELS),
+        _vit_spec("vit_h", "SAM ViT-H (the paper)", _SAM_PIXELS),
+        _vit_spec("medsam", "MedSAM (ViT-B, medical images)", _UNIT_PIXELS),
+    )
+}
+
+
+class Backbone(nn.Module):
+    """A frozen encoder with its preprocessing: grey slices in, Features out. Built by ``build_backbone``."""
+
+    def __init__(self, spec: BackboneSpec, encoder: ImageEncoder | TinyViT) -> None:
+        super().__init__()
+        self.spec = spec
+        self.encoder = encoder
+        self.register_buffer("mean", torch.tensor(spec.pixel_mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.pixel_std).view(1, 3, 1, 1), persistent=False)
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Features:
+        """images (B, H, W), grey, 0..255, float or uint8, on any device."""
+        levels, neck = self.encoder(self.preprocess(images))
+        return Features(levels, neck)
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """(B, H, W) grey 0..255 -> (B, 3, S, S): resized (bilinear), three equal channels, normalised."""
+        assert isinstance(self.mean, Tensor)
+        assert isinstance(self.std, Tensor)
+        x = images.to(self.mean.device, torch.float32)[:, None]
+        size = (self.spec.input_size, self.spec.input_size)
+        if x.shape[-2:] != size:
+            x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=max(x.shape[-2:]) > size[0])
+        return (x - self.mean) / self.std
+
+
+def build_backbone(
+    id: str,
+    tensors: Mapping[str, Tensor] | None = None,
+    taps: Sequence[int] | Sequence[str] | None = None,
+    precision: torch.dtype | None = None,
+) -> Backbone:
+    """The encoder of ``BACKBONES[id]``, frozen.
+
+    tensors: a SAM, MedSAM, LiteMedSAM or published DeSAM checkpoint's; None for random weights.
+    taps: levels taken elsewhere than the spec says.
+    precision: dtype of the ViT's matrix products; None is float32.
+    Raises ValueError for an unknown id or tap, and for tensors that do not fit, naming them.
+    """
+    if id not in BACKBONES:
+        raise ValueError(f"the backbone must be one of {', '.join(BACKBONES)}, not {id!r}")
+    spec = BACKBONES[id]
+    if taps is not None:
+        widths = tuple(TAP_WIDTHS.get(str(tap), spec.level_widths[0]) for tap in taps)
+        spec = replace(spec, taps=tuple(taps), level_widths=widths)  # type: ignore[arg-type]
+    if id in _VITS:
+        vit = _VITS[id]
+        encoder: ImageEncoder | TinyViT = ImageEncoder(
+            vit.width, vit.depth, vit.heads, vit.global_blocks, [int(tap) for tap in spec.taps]
+        )
+    else:
+        encoder = TinyViT([str(tap) for tap in spec.taps])
+    if tensors is not None:
+        _load(encoder, spec, tensors)
+    if isinstance(encoder, TinyViT):
+        encoder.fold()
+    elif precision is not None:
+        encoder.half_precision(precision)
+    return Backbone(spec, encoder)
+
+
+def _load(encoder: ImageEncoder | TinyViT, spec: BackboneSpec, tensors: Mapping[str, Tensor]) -> None:
+    """Strict load of the tensors under ``image_encoder.``; a ValueError names those that do not fit."""
+    named = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    own = {name.removeprefix(PREFIX): tensor for name, tensor in named.items() if name.startswith(PREFIX)}
+    if not own:
+        raise ValueError(f"the checkpoint holds no image encoder (no tensor named {PREFIX}...)")
+    try:
+        encoder.load(own)
+    except RuntimeError as problem:
+        reason = " ".join(str(problem).split())
+        raise ValueError(f"the checkpoint does not fit the backbone {spec.id}: {reason}") from problem
