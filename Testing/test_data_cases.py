@@ -1,0 +1,222 @@
+"""Data sets: found, checked, split by patient; and the prompts drawn from their labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from data_samples import SHARED, affine, needs_shared_data, noise
+from DeSAMSegmentLib.data.cases import Case, labelled_slices, load, read_dataset, require_labels, split
+from DeSAMSegmentLib.data.grid import to_image
+from DeSAMSegmentLib.data.prompts import grid_points, sample_points
+from DeSAMSegmentLib.data.volume import Volume
+from DeSAMSegmentLib.errors import BadDataset, BadInput, BadLabels, BadVolume
+
+
+def save(path: Path, array: np.ndarray, matrix=None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(to_image(array, affine() if matrix is None else matrix), str(path))
+
+
+def make_dataset(folder: Path, names=("a1", "a2", "b1"), **description) -> Path:
+    """A small nnU-Net raw folder; organ 1 in every case, 2 in none."""
+    description = {"labels": {"background": 0, "organ": 1, "rare": 2}, "file_ending": ".nii.gz"} | description
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "dataset.json").write_text(json.dumps(description))
+    for number, name in enumerate(names):
+        save(folder / f"imagesTr/{name}_0000.nii.gz", noise(seed=number).array)
+        truth = np.zeros((5, 7, 9), np.uint8)
+        truth[2:4, 2:5, 3:6] = 1
+        save(folder / f"labelsTr/{name}.nii.gz", truth)
+    return folder
+
+
+def refused(folder: Path, words: str) -> None:
+    with pytest.raises(BadDataset) as error:
+        read_dataset(folder)
+    assert words in str(error.value)
+    assert error.value.do
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_is_read_with_labels_domains_and_test_cases(tmp_path):
+    folder = make_dataset(tmp_path / "Dataset001_Organ")
+    (folder / "domains.csv").write_text("\ufeffcase,domain\na1, Site A \nb1,Site B\n", encoding="utf-8")
+    save(folder / "imagesTs/c1_0000.nii.gz", noise().array)
+    dataset = read_dataset(folder)
+    assert dataset.name == "Dataset001_Organ"
+    assert dataset.labels == {1: "organ", 2: "rare"}
+    assert [(c.name, c.domain) for c in dataset.cases] == [("a1", "Site A"), ("a2", ""), ("b1", "Site B")]
+    assert [(c.name, c.labels) for c in dataset.test_cases] == [("c1", None)]
+    volume, labels = load(dataset.cases[0])
+    assert volume.array.shape == labels.shape == (5, 7, 9)
+    assert load(dataset.test_cases[0])[1] is None
+
+
+def test_labels_written_the_old_way_and_other_endings_are_understood(tmp_path):
+    folder = make_dataset(tmp_path, names=())
+    (folder / "dataset.json").write_text(json.dumps({"labels": {"0": "bg", "3": "organ"}, "file_ending": ".nrrd"}))
+    save(folder / "imagesTr/x_0000.nrrd", noise().array)
+    save(folder / "imagesTr/x_0001.nrrd", noise().array)  # a second channel is left aside
+    save(folder / "labelsTr/x.nrrd", np.ones((5, 7, 9), np.uint8))
+    dataset = read_dataset(folder)
+    assert dataset.labels == {3: "organ"}
+    assert [c.name for c in dataset.cases] == ["x"]
+
+
+def test_a_data_set_that_is_none_says_what_is_missing(tmp_path):
+    refused(tmp_path / "nowhere", "no folder")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "dataset.json")
+    refused(make_dataset(tmp_path / "noimages", names=()), "no images")
+    folder = make_dataset(tmp_path / "nolabel")
+    (folder / "labelsTr/a2.nii.gz").unlink()
+    refused(folder, "a2_0000.nii.gz")
+    for number, text in enumerate(("{", "[]", "{}", '{"labels": {"organ": [1, 2]}}', '{"labels": 3}')):
+        folder = make_dataset(tmp_path / f"bad{number}")
+        (folder / "dataset.json").write_text(text)
+        refused(folder, "dataset.json")
+    refused(make_dataset(tmp_path / "nothing", labels={"background": 0}), "no label")
+    folder = make_dataset(tmp_path / "domains")
+    (folder / "domains.csv").write_text("name;site\na1;A\n")
+    refused(folder, "domains.csv")
+
+
+def test_labels_of_another_grid_are_resampled_or_refused_by_name(tmp_path):
+    folder = make_dataset(tmp_path)
+    cropped = np.ones((5, 7, 3), np.uint8)
+    save(folder / "labelsTr/a1.nii.gz", cropped, affine(origin=(3.0, 0.0, 0.0)))
+    cases = read_dataset(folder).cases
+    _, labels = load(cases[0])
+    assert labels[:, :, 3:6].all()
+    assert labels.sum() == cropped.sum()
+    save(folder / "labelsTr/a1.nii.gz", cropped, affine(origin=(300.0, 0.0, 0.0)))
+    with pytest.raises(BadLabels, match="overlap"):
+        load(cases[0])
+
+
+def test_arrays_in_memory_are_cases_too():
+    volume = noise()
+    truth = np.zeros(volume.array.shape)
+    truth[2] = 1
+    _, labels = load(Case("drawn", volume, truth))
+    assert labels.dtype == np.uint8
+    with pytest.raises(BadLabels, match="shape"):
+        load(Case("drawn", volume, truth[1:]))
+    with pytest.raises(BadLabels, match="drawn"):
+        load(Case("drawn", volume, truth * 0.5))
+    with pytest.raises(BadVolume):
+        load(Case("gone", Path("gone.nii.gz"), truth))
+
+
+def test_a_label_that_nobody_drew_is_reported_with_those_that_are_there(tmp_path):
+    cases = read_dataset(make_dataset(tmp_path)).cases
+    require_labels(cases, [1])
+    with pytest.raises(BadLabels) as error:
+        require_labels(cases, [1, 2])
+    assert "Label 2 does not occur in any of the 3 label maps" in str(error.value)
+    assert "Labels that do occur: 1." in str(error.value)
+    with pytest.raises(BadLabels, match="label map of a1"):
+        require_labels(cases[:1], [7])
+
+
+def test_slices_with_truth_are_found_along_every_axis():
+    labels = np.zeros((4, 5, 6), np.uint8)
+    labels[1, 2, 3:5] = 2
+    labels[3, 2, 4] = 1
+    assert labelled_slices(labels, 0).tolist() == [1, 3]
+    assert labelled_slices(labels, 1).tolist() == [2]
+    assert labelled_slices(labels, 2).tolist() == [3, 4]
+
+
+# Splitting
+
+
+def cases_named(*names: str) -> list[Case]:
+    return [Case(name, Path(name)) for name in names]
+
+
+HEART = cases_named(*(f"patient{p:03d}_frame{f:02d}" for p in range(10) for f in (1, 12)))
+
+
+def test_frames_of_a_patient_stay_together():
+    training, validation = split(HEART, 0.3, seed=0, patient_pattern=r"(patient\d+)_")
+    here, there = ({c.name[:10] for c in part} for part in (training, validation))
+    assert not here & there
+    assert len(there) == 3
+    assert len(training) + len(validation) == 20
+
+
+def test_a_split_depends_on_the_seed_and_on_nothing_else():
+    splits = [tuple(c.name for c in split(HEART, 0.3, seed)[1]) for seed in range(5)]
+    assert len(set(splits)) > 1
+    mixed = [HEART[i] for i in np.random.default_rng(0).permutation(len(HEART))]
+    assert sorted(c.name for c in split(mixed, 0.3, 1)[1]) == sorted(splits[1])
+
+
+@pytest.mark.parametrize(("count", "fraction", "expected"), [
+    (1, 0.1, 0), (1, 0.9, 0), (2, 0.01, 1), (2, 0.99, 1), (3, 0.9, 2), (20, 0.1, 2), (20, 0.0, 0),
+])  # fmt: skip
+def test_somebody_always_trains_and_of_two_somebody_validates(count, fraction, expected):
+    """Published: int(0.9 * n) leaves no training patient of one (E-10)."""
+    training, validation = split(cases_named(*map(str, range(count))), fraction, seed=3)
+    assert len(validation) == expected
+    assert len(training) == count - expected
+
+
+def test_a_pattern_without_a_group_uses_the_match_and_a_broken_one_is_refused():
+    training, validation = split(HEART, 0.5, 0, r"patient\d+")
+    assert {c.name[:10] for c in training}.isdisjoint({c.name[:10] for c in validation})
+    with pytest.raises(BadInput, match="regular expression"):
+        split(HEART, 0.5, 0, "(patient")
+
+
+# Prompts
+
+
+def test_grid_points_are_the_centres_of_the_cells_row_by_row():
+    points = grid_points(9, 1024)
+    assert points.shape == (81, 2)
+    assert np.allclose(points[0], (56.9, 56.9), atol=0.05)
+    assert np.allclose(points[1], (170.7, 56.9), atol=0.05)
+    assert np.allclose(points[-1], (967.1, 967.1), atol=0.05)
+
+
+def test_points_lie_half_inside_and_half_outside_and_say_which():
+    mask = np.zeros((60, 80), bool)
+    mask[10:20, 30:70] = True
+    rng = np.random.default_rng(0)
+    inside_shares = []
+    for count in (1, 2, 5, 8):
+        for _ in range(200):
+            points, inside = sample_points(mask, count, rng)
+            assert points.shape == (count, 2)
+            x, y = points.astype(int).T
+            assert np.array_equal(mask[y, x], inside)
+            assert abs(inside.sum() - count / 2) <= 0.5
+            inside_shares.append(inside[0])
+    assert 0.4 < np.mean(inside_shares) < 0.6  # neither the odd point nor the order prefers a side
+
+
+def test_an_empty_slice_gives_points_outside_and_a_full_one_points_inside():
+    """Published: np.random.randint(0, 0) fails on an empty slice (E-3)."""
+    rng = np.random.default_rng(0)
+    assert not sample_points(np.zeros((5, 6)), 4, rng)[1].any()
+    assert sample_points(np.ones((5, 6)), 4, rng)[1].all()
+    assert sample_points(np.zeros((5, 6)), 0, rng)[0].shape == (0, 2)
+
+
+@needs_shared_data
+def test_every_shared_data_set_is_read_and_its_labels_are_there():
+    folders = sorted(SHARED.glob("Dataset*"))
+    assert len(folders) >= 9
+    for folder in folders:
+        dataset = read_dataset(folder)
+        assert all(case.domain for case in dataset.cases)
+        require_labels(dataset.cases, dataset.labels)
+        volume, labels = load(dataset.cases[0])
+        assert isinstance(volume, Volume)
+        assert labels.shape == volume.array.shape
