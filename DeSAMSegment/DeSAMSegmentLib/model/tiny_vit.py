@@ -21,6 +21,15 @@ HEADS = (2, 4, 5, 10)
 WINDOWS = (7, 7, 14, 7)
 TAP_WIDTHS = {"stage1": 160, "stage2_last_block": 160, "stage2": 320, "stage3": 320}  # all 64 x 64
 
+BLOCK_BYTES = 4 << 20  # of widened features that a CPU works on at once
+
+
+def block_rows(x: Tensor, numbers_per_row: int) -> int:
+    """How many rows to widen at once: on a CPU as many as stay in its cache, elsewhere all."""
+    if x.device.type != "cpu":
+        return x.numel()
+    return max(1, BLOCK_BYTES // (numbers_per_row * x.element_size()))
+
 
 class ConvNorm(nn.Module):
     """A convolution without bias and its batch norm, one operation once folded."""
@@ -43,6 +52,8 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H', W', C')."""
+        if self.c.kernel_size == (1, 1) and isinstance(self.bn, nn.Identity):
+            return F.linear(x, self.c.weight[:, :, 0, 0], self.c.bias)
         return self.bn(self.c(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
 
 
@@ -57,8 +68,22 @@ class MBConv(nn.Module):
         self.conv3 = ConvNorm(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.gelu(self.conv2(F.gelu(self.conv1(x))))
-        return F.gelu(self.conv3(y) + x)
+        """(B, H, W, C) -> the same."""
+        rows, columns, channels = x.shape[1:]
+        strip = max(4, block_rows(x, columns * 4 * channels))
+        if strip >= rows:
+            return self.strip(x, 0, rows)
+        out = torch.empty_like(x)
+        for top in range(0, rows, strip):
+            out[:, top : top + strip] = self.strip(x, top, min(top + strip, rows))
+        return out
+
+    def strip(self, x: Tensor, top: int, bottom: int) -> Tensor:
+        """Rows top to bottom of the result; the 3x3 convolution looks one row further on either side."""
+        above, below = min(top, 1), min(x.shape[1] - bottom, 1)
+        y = self.conv2(F.gelu(self.conv1(x[:, top - above : bottom + below])))
+        y = self.conv3(F.gelu(y[:, above : y.shape[1] - below]))
+        return F.gelu(y.add_(x[:, top:bottom]))
 
 
 class PatchMerging(nn.Module):
@@ -101,7 +126,7 @@ class WindowAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Norm, widen by 4, narrow."""
+    """Norm, widen by 4, narrow, shortcut."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -110,7 +135,10 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(self.norm(x))))
+        """(..., C) -> the same."""
+        tokens = x.flatten(0, -2)
+        parts = tokens.split(block_rows(x, self.fc1.out_features))
+        return torch.cat([part + self.fc2(F.gelu(self.fc1(self.norm(part)))) for part in parts]).view_as(x)
 
 
 class Block(nn.Module):
@@ -132,7 +160,7 @@ class Block(nn.Module):
         y = self.attn(y.flatten(3, 4).flatten(0, 2))
         y = y.unflatten(1, (size, size)).unflatten(0, (x.shape[0], down, across)).transpose(2, 3)
         x = self.local_conv(x + y.flatten(3, 4).flatten(1, 2)[:, :rows, :columns])
-        return x + self.mlp(x)
+        return self.mlp(x)
 
 
 class Stage(nn.Module):
