@@ -101,7 +101,8 @@ def _attempt(url: str, part: Path, size: int, progress: Progress | None, cancell
     if have:
         request.add_header("Range", f"bytes={have}-")
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        # An opener of its own: urlopen's shared one keeps the proxies of its first use.
+        response = urllib.request.build_opener().open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as problem:
         if problem.code == 416:  # the part is as long as the file, or longer: its hash will tell
             return True
