@@ -149,16 +149,24 @@ def test_an_array_from_memory_is_checked_as_a_file_is():
         Volume.checked(noise().array, flat)
 
 
-def dicom_series(folder: Path, count: int, uid: str, first: int = 0) -> None:
-    """Minimal DICOM slices of one series, 3 mm apart."""
+def dicom_series(folder: Path, count: int, uid: str, first: int = 0, places=None) -> None:
+    """Minimal DICOM slices of one series, 3 mm apart or at ``places``."""
     folder.mkdir(parents=True, exist_ok=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     for k in range(count):
         image = sitk.GetImageFromArray(noise((1, 8, 10), seed=first + k).array)
         image.SetSpacing((0.5, 0.6, 3.0))
-        keys = {"0008|0060": "MR", "0020|000e": uid, "0020|000d": "1.2.3", "0020|0013": str(k),
-                "0020|0032": f"0\\0\\{3 * k}", "0020|0037": "1\\0\\0\\0\\1\\0", "0008|0018": f"{uid}.{k}"}  # fmt: skip
+        place = places[k] if places else 3 * k
+        keys = {
+            "0008|0060": "MR",
+            "0008|0018": f"{uid}.{k}",
+            "0020|000d": "1.2.3",
+            "0020|000e": uid,
+            "0020|0013": str(k),
+            "0020|0032": f"0\\0\\{place}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+        }
         for key, value in keys.items():
             image.SetMetaData(key, value)
         writer.SetFileName(str(folder / f"{uid}-{count - k}.dcm"))  # names against the order in space
@@ -179,6 +187,15 @@ def test_of_several_dicom_series_the_largest_is_read_and_said_so(tmp_path):
     volume = read_volume(tmp_path)
     assert len(volume.array) == 5
     assert "2 DICOM series" in volume.note
+
+
+def test_a_missing_dicom_slice_is_said_and_doubled_ones_are_refused(tmp_path):
+    dicom_series(tmp_path / "gap", 5, "1.2.3.4", places=[0, 3, 6, 12, 15])
+    assert "6.0 mm instead of 3.0 mm after slice 3" in read_volume(tmp_path / "gap").note
+    dicom_series(tmp_path / "echoes", 4, "1.2.3.5", places=[0, 0, 3, 3])
+    with pytest.raises(BadVolume) as error:
+        read_volume(tmp_path / "echoes")
+    assert "same place" in message(error)
 
 
 def test_a_folder_without_dicom_is_refused_quietly(tmp_path, capfd):

@@ -6,6 +6,8 @@ world axes change sign on the way in and out, here and nowhere else.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import BadLabels, BadVolume
+
+Refusal = type[BadVolume] | type[BadLabels]  # how readers name what is wrong with a file
 
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])  # its own inverse
 SAME_PLACE = 0.1  # in voxels: grids whose corners agree this well are the same grid (NIfTI rounds to float32)
@@ -82,7 +86,7 @@ class Volume:
         return volume
 
 
-def check_shape(volume: Volume, error: type[BadVolume] | type[BadLabels] = BadVolume) -> None:
+def check_shape(volume: Volume, error: Refusal = BadVolume) -> None:
     """Refuses what is no scalar 3-D image with an invertible geometry."""
     array, title = volume.array, volume.title
     if array.ndim == 4 and array.shape[-1] in (3, 4):
@@ -114,6 +118,17 @@ def check_voxels(volume: Volume) -> None:
     first = array.flat[0]
     if array.min() == first and array.max() == first:
         raise BadVolume(f"{title} is constant: all voxels are {first}.", "Check that the right image was exported.")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """ITK's warnings off for a while: what matters is in the exception."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
 def affine_of(image: sitk.Image) -> np.ndarray:

@@ -11,8 +11,6 @@ import gzip
 import math
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +18,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import BadInput, BadLabels, BadVolume
-from .grid import EXTRACT_FRAME, TO_GREY, Volume, affine_of, check_shape, check_voxels
+from .dicom import read_series
+from .grid import EXTRACT_FRAME, TO_GREY, Refusal, Volume, affine_of, check_shape, check_voxels, quiet
 
-Refusal = type[BadVolume] | type[BadLabels]
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 META_BYTES = {
     "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4,
@@ -77,7 +75,7 @@ def as_labels(array: np.ndarray, title: str) -> np.ndarray:
 
 def _read(path: Path, error: Refusal) -> Volume:
     if path.is_dir():
-        image, note = _read_dicom(path, error)
+        image, note = read_series(path, error)
     elif not path.exists():
         raise error(f"There is no file {path}.", "Check the spelling and the folder.")
     else:
@@ -99,17 +97,6 @@ def _stem(path: Path) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return path.stem if path.is_file() else name
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """ITK's warnings off for a while: what matters is in the exception."""
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
 def _read_file(path: Path, error: Refusal) -> sitk.Image:
@@ -161,39 +148,6 @@ def _translate(path: Path, problem: str, error: Refusal) -> BadInput:
         return error(f"{path.name} is cut short.", COPY_AGAIN)
     lines = [line.strip() for line in problem.splitlines() if line.strip()]
     return error(f"{path.name} cannot be read ({lines[-1][:160]}).", COPY_AGAIN)
-
-
-def _read_dicom(folder: Path, error: Refusal) -> tuple[sitk.Image, str]:
-    """The series with the most files of a folder, and a sentence if there were others."""
-    with quiet():
-        series = {
-            uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
-            for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-        }
-    if not series:
-        raise error(f"There are no DICOM images in {folder}.", "Give the folder with the slices of one series.")
-    files = max(series.values(), key=len)
-    note = ""
-    if len(series) > 1:
-        note = (
-            f"{folder.name} holds {len(series)} DICOM series; the largest, of {len(files)} files, is read. "
-            "For another one, put its files into a folder of their own."
-        )
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(files)
-    try:
-        with quiet():
-            image = reader.Execute()
-    except RuntimeError as problem:
-        raise error(
-            f"The DICOM series in {folder} is no single volume ({str(problem).splitlines()[-1][:120]}).",
-            "Load it in Slicer and save it as NRRD, or remove the files that do not belong to it.",
-        ) from None
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        raise error(f"The DICOM series in {folder} is in colour.", "Choose a series with grey values.")
-    if image.GetDimension() == 4:
-        image = image[:, :, :, 0]
-    return image, note
 
 
 # Whether all bytes are there, before a reader guesses.

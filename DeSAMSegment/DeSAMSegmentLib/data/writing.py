@@ -16,8 +16,7 @@ import SimpleITK as sitk
 
 from ..errors import BadInput
 from ..files import atomic_path
-from .grid import Volume, to_image
-from .reading import quiet
+from .grid import Volume, quiet, to_image
 
 WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha")
 # Segments Slicer has no code for are "Tissue", its own default.
