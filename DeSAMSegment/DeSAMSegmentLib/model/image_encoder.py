@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from . import sam
 from .config import EMBED_DIM
+from .linear import linear
 
 # Bytes of one block of the attention map on a CPU: large enough for a good matrix product, small enough for cache.
 BLOCK_BYTES = 4 << 20
@@ -83,21 +84,21 @@ def run_block(block: Any, x: Tensor) -> Tensor:
         y = attention(block.attn, windows.reshape(-1, size, size, y.shape[-1]))
         y = y.unflatten(0, (x.shape[0], down, across)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
         x = x + y[:, :rows, :columns]
-    y = F.gelu(block.mlp.lin1(block.norm2(x).to(half)))
-    return x.add_(block.mlp.lin2(y))
+    y = linear(block.norm2(x).to(half), block.mlp.lin1, gelu=True)
+    return x.add_(linear(y, block.mlp.lin2))
 
 
 def attention(layer: Any, x: Tensor) -> Tensor:
     """Multi-head attention with decomposed relative position over images or windows, (N, H, W, C)."""
     images, rows, columns, width = x.shape
-    qkv = layer.qkv(x).reshape(images, rows * columns, 3, layer.num_heads, -1).permute(2, 0, 3, 1, 4)
+    qkv = linear(x, layer.qkv).reshape(images, rows * columns, 3, layer.num_heads, -1).permute(2, 0, 3, 1, 4)
     q, k, v = qkv.unbind(0)  # (N, heads, H * W, C / heads)
     row_bias, column_bias = relative_position(layer, q.unflatten(2, (rows, columns)))
     if q.device.type == "cpu":
         read = blocked_attention(q * layer.scale, k, v, row_bias, column_bias)
     else:
         read = folded_attention(q * layer.scale, k, v, row_bias, column_bias)
-    return layer.proj(read.transpose(1, 2).reshape(images, rows, columns, width))
+    return linear(read.transpose(1, 2).reshape(images, rows, columns, width), layer.proj)
 
 
 def relative_position(layer: Any, q: Tensor) -> tuple[Tensor, Tensor]:

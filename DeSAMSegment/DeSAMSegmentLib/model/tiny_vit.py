@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import EMBED_DIM, EMBED_SIZE
+from .linear import linear
 
 WIDTHS = (64, 128, 160, 320)
 DEPTHS = (2, 2, 6, 2)
@@ -50,11 +51,12 @@ class ConvNorm(nn.Module):
             self.c = nn.utils.fuse_conv_bn_eval(self.c.eval(), self.bn.eval())
             self.bn = nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H', W', C')."""
+    def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
+        """(B, H, W, C) -> (B, H', W', C'), through a GELU if asked."""
         if self.c.kernel_size == (1, 1) and isinstance(self.bn, nn.Identity):
-            return F.linear(x, self.c.weight[:, :, 0, 0], self.c.bias)
-        return self.bn(self.c(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+            return linear(x, self.c, gelu)
+        y = self.bn(self.c(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        return F.gelu(y) if gelu else y
 
 
 class MBConv(nn.Module):
@@ -81,7 +83,7 @@ class MBConv(nn.Module):
     def strip(self, x: Tensor, top: int, bottom: int) -> Tensor:
         """Rows top to bottom of the result; the 3x3 convolution looks one row further on either side."""
         above, below = min(top, 1), min(x.shape[1] - bottom, 1)
-        y = self.conv2(F.gelu(self.conv1(x[:, top - above : bottom + below])))
+        y = self.conv2(self.conv1(x[:, top - above : bottom + below], gelu=True))
         y = self.conv3(F.gelu(y[:, above : y.shape[1] - below]))
         return F.gelu(y.add_(x[:, top:bottom]))
 
@@ -96,7 +98,7 @@ class PatchMerging(nn.Module):
         self.conv3 = ConvNorm(out_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x)))))
+        return self.conv3(self.conv2(self.conv1(x, gelu=True), gelu=True))
 
 
 class WindowAttention(nn.Module):
@@ -118,11 +120,11 @@ class WindowAttention(nn.Module):
         """(windows, window * window, C) -> the same."""
         windows, tokens, channels = x.shape
         # Per head the file keeps its query, key and value rows together.
-        q, k, v = self.qkv(self.norm(x)).view(windows, tokens, self.heads, 3, -1).permute(3, 0, 2, 1, 4)
+        q, k, v = linear(self.norm(x), self.qkv).view(windows, tokens, self.heads, 3, -1).permute(3, 0, 2, 1, 4)
         assert isinstance(self.index, Tensor)
         bias = self.attention_biases[:, self.index].to(q.dtype)
         read = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
-        return self.proj(read.transpose(1, 2).reshape(windows, tokens, channels))
+        return linear(read.transpose(1, 2).reshape(windows, tokens, channels), self.proj)
 
 
 class Mlp(nn.Module):
@@ -138,7 +140,8 @@ class Mlp(nn.Module):
         """(..., C) -> the same."""
         tokens = x.flatten(0, -2)
         parts = tokens.split(block_rows(x, self.fc1.out_features))
-        return torch.cat([part + self.fc2(F.gelu(self.fc1(self.norm(part)))) for part in parts]).view_as(x)
+        read = (linear(linear(self.norm(part), self.fc1, gelu=True), self.fc2) for part in parts)
+        return torch.cat([part.add_(old) for part, old in zip(read, parts, strict=True)]).view_as(x)
 
 
 class Block(nn.Module):
@@ -248,6 +251,7 @@ class TinyViT(nn.Module):
                 x = stage.downsample(x)  # type: ignore[operator]
             seen[f"stage{number}"] = x
         assert x.shape[1:3] == (EMBED_SIZE, EMBED_SIZE)
-        for layer in self.neck:
-            x = layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) if isinstance(layer, nn.Conv2d) else layer(x)
-        return [seen[tap].permute(0, 3, 1, 2) for tap in self.taps], x.permute(0, 3, 1, 2)
+        narrow, first_norm, mix, last_norm = self.neck
+        assert isinstance(narrow, nn.Conv2d)
+        x = mix(first_norm(linear(x, narrow)).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return [seen[tap].permute(0, 3, 1, 2) for tap in self.taps], last_norm(x).permute(0, 3, 1, 2)
