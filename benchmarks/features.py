@@ -1,0 +1,166 @@
+"""Features on disk: bytes, write and read times per slice, and what each codec costs in Dice.
+
+    python benchmarks/features.py                                     real lite_medsam features, and the ViT-H shape
+    python benchmarks/features.py --model M.desam --dataset FOLDER    also the Dice of a trained model per codec
+
+Compared are the published way (numpy.savez_compressed of float32) and the cache's codecs. Times are medians of warm
+reads; "used" is a read plus all values as float32 arrays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "DeSAMSegment"))
+
+from DeSAMSegmentLib.data.features import CODECS, FeatureCache
+from DeSAMSegmentLib.data.slices import Slices, SliceSpec
+from DeSAMSegmentLib.data.volume import read_volume
+
+SHAPES = {"level0": (1280, 64, 64), "level1": (1280, 64, 64), "level2": (1280, 64, 64), "neck": (256, 64, 64)}
+Arrays = dict[str, np.ndarray]
+
+
+def vit_h() -> Arrays:
+    """Random features of ViT-H's shape (compresses as badly as real ones: docs/performance.md)."""
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in SHAPES.items()}
+
+
+def lite_medsam() -> Arrays:
+    """Features of the middle slice of the MNI152 head inside the nilearn wheel."""
+    from DeSAMSegmentLib.engine.loading import load_backbone
+
+    spec = find_spec("nilearn")
+    if spec is None or spec.origin is None:
+        raise SystemExit("Install nilearn for its MNI152 volume.")
+    volume = read_volume(next(Path(spec.origin).parent.glob("datasets/data/mni_icbm152_t1_*.nii.gz")))
+    slices = Slices(volume, SliceSpec.for_volume(volume))
+    features = load_backbone("lite_medsam", "cpu").encode(slices.image(len(slices) // 2)[None])
+    named = dict(zip(("level0", "level1", "level2"), features.levels, strict=True)) | {"neck": features.neck}
+    return {name: tensor[0].float().numpy() for name, tensor in named.items()}
+
+
+def median_ms(job: Callable[[], object], repeats: int) -> float:
+    job()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        job()
+        times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times)
+
+
+def published(arrays: Arrays, folder: Path, repeats: int) -> dict[str, float]:
+    """One compressed npz per slice, inflated for every use."""
+    path = folder / "published.npz"
+
+    def read() -> Arrays:
+        with np.load(path) as file:
+            return {name: file[name] for name in file}
+
+    write = median_ms(lambda: np.savez_compressed(path, **arrays), max(1, repeats // 5))
+    used = median_ms(read, repeats)
+    return {"megabytes": path.stat().st_size / 1e6, "write_ms": write, "read_ms": used, "used_ms": used, "error": 0.0}
+
+
+def cached(arrays: Arrays, folder: Path, codec: str, repeats: int) -> dict[str, float]:
+    cache = FeatureCache(folder / codec, codec=codec)
+
+    def read():
+        stored = cache.get("slice")
+        assert stored is not None
+        return stored
+
+    write = median_ms(lambda: cache.put("slice", arrays), repeats)
+    back = read().dense(np.float32)
+    square = sum(float(((back[n] - a) ** 2).sum()) for n, a in arrays.items())
+    return {
+        "megabytes": cache.size_bytes() / 1e6,
+        "write_ms": write,
+        "read_ms": median_ms(read, repeats),
+        "used_ms": median_ms(lambda: read().dense(np.float32), repeats),
+        "error": (square / sum(float((a**2).sum()) for a in arrays.values())) ** 0.5,
+    }
+
+
+def storage(repeats: int) -> list[dict]:
+    rows = []
+    for title, make in (("lite_medsam, MNI152", lite_medsam), ("ViT-H shape, random", vit_h)):
+        arrays = make()
+        with tempfile.TemporaryDirectory() as folder:
+            baseline = published(arrays, Path(folder), repeats)
+            rows.append({"features": title, "codec": "float32 npz (published)", **baseline})
+            for codec in CODECS:
+                rows.append({"features": title, "codec": codec, **cached(arrays, Path(folder), codec, repeats)})
+        for row in rows[-len(CODECS) - 1 :]:
+            row["times_faster"] = baseline["read_ms"] / row["read_ms"]
+    return rows
+
+
+def dice_per_codec(model: str, dataset: str, limit: int) -> list[dict]:
+    """Mean 3-D Dice over all slices with features that went through each codec."""
+    from DeSAMSegmentLib.data.cases import load, read_dataset
+    from DeSAMSegmentLib.engine.events import Finished
+    from DeSAMSegmentLib.engine.loading import load_model
+    from DeSAMSegmentLib.engine.segment import segment
+
+    loaded = load_model(model)
+    values = [label.value for label in loaded.card.labels]
+    cases = read_dataset(dataset).cases[-limit:]
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for codec in CODECS:
+            cache, scores = FeatureCache(Path(folder) / codec, codec=codec), []
+            for case in cases:
+                volume, truth = load(case)
+                assert truth is not None
+                result = next(e.result for e in segment(volume, loaded, cache=cache) if isinstance(e, Finished))
+                for value in values:
+                    a, b = result.labels == value, truth == value
+                    scores.append(2 * np.count_nonzero(a & b) / max(1, np.count_nonzero(a) + np.count_nonzero(b)))
+            rows.append({"codec": codec, "cases": len(cases), "dice": float(np.mean(scores))})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--model", help="a trained .desam file or a model of the library")
+    parser.add_argument("--dataset", help="an nnU-Net raw folder whose last cases are segmented")
+    parser.add_argument("--cases", type=int, default=5)
+    parser.add_argument("--output", type=Path, help="write the figures as JSON")
+    options = parser.parse_args()
+
+    rows = storage(options.repeats)
+    print(f"{os.cpu_count()} CPU cores, numpy {np.__version__}, medians of {options.repeats} warm runs\n")
+    print("| features | codec | MB/slice | write ms | read ms | as float32 ms | read vs published | rms error |")
+    print("|---|---|---|---|---|---|---|---|")
+    for r in rows:
+        print(
+            f"| {r['features']} | {r['codec']} | {r['megabytes']:.1f} | {r['write_ms']:.0f} | {r['read_ms']:.2f} "
+            f"| {r['used_ms']:.1f} | {r['times_faster']:.0f} x | {r['error']:.1e} |"
+        )
+    dice = []
+    if options.model and options.dataset:
+        dice = dice_per_codec(options.model, options.dataset, options.cases)
+        print("\n| codec | cases | Dice |\n|---|---|---|")
+        for r in dice:
+            print(f"| {r['codec']} | {r['cases']} | {r['dice']:.5f} |")
+    if options.output:
+        options.output.write_text(json.dumps({"storage": rows, "dice": dice}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
