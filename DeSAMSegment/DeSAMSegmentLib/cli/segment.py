@@ -96,6 +96,8 @@ def _one(work: Work, target: Target) -> dict[str, Any]:
     from ..data.volume import read_volume
 
     volume = read_volume(target.source)
+    if volume.note:
+        work.view.say(volume.note)
     slices: list[SliceDone] = []
     total = 0
     try:

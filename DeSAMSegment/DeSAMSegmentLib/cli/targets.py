@@ -68,8 +68,10 @@ def _volumes(source: Path) -> list[Path]:
         return [source]
     entries = sorted(entry for entry in source.iterdir() if not entry.name.startswith("."))
     files = [entry for entry in entries if entry.is_file() and entry.name.lower().endswith(VOLUMES)]
+    files = [entry for entry in files if not entry.name.lower().endswith(".seg.nrrd")]  # results of an earlier call
     if files:
-        return files
+        # nnU-Net: the first channel of each case, as the data sets are read
+        return [entry for entry in files if name_of(entry) != _stem(entry)] or files
     if any(entry.is_file() for entry in entries):
         return [source]
     folders = [entry for entry in entries if entry.is_dir() and any(entry.iterdir())]
@@ -82,9 +84,9 @@ def _volumes(source: Path) -> list[Path]:
 
 def name_of(path: Path) -> str:
     """The case name: without the suffix, and without nnU-Net's channel number."""
-    name = path.name
-    for suffix in VOLUMES:
-        if path.is_file() and name.lower().endswith(suffix):
-            name = name[: -len(suffix)]
-            break
-    return name.removesuffix("_0000")
+    return _stem(path).removesuffix("_0000")
+
+
+def _stem(path: Path) -> str:
+    suffix = next((each for each in VOLUMES if path.is_file() and path.name.lower().endswith(each)), "")
+    return path.name[: len(path.name) - len(suffix)]

@@ -74,7 +74,8 @@ def add(
     from ..store import weights
 
     path = weights.add(file, id or None)
-    print_records([{"id": id, "path": str(path)}], json, {"path": "File"})
+    known = next(info.id for info in weights.WEIGHTS.values() if info.file == path.name)
+    print_records([{"id": known, "path": str(path)}], json, {"id": "ID", "path": "File"})
 
 
 def megabytes(size: int | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,7 @@ class EvaluationResult:
     def add(self, case: Case, scores: Scores) -> dict[str, Any]:
         """Keeps the scores of a case; returns them as plain values, for its event."""
         for label, by_protocol in scores.items():
-            self.rows += [Row(case.name, case.domain, label, each, m) for each, m in by_protocol.items()]
+            self.rows.extend(Row(case.name, case.domain, label, each, m) for each, m in by_protocol.items())
         return {label: {each: m.to_dict() for each, m in by.items()} for label, by in scores.items()}
 
 
@@ -130,7 +130,7 @@ def _model_name(model: Any) -> str:
 
 def _score_case(
     case: Case, labels: Mapping[int, str], folder: Path, segmenter: Segmenter, keep: bool
-) -> Iterator[Event | Any]:
+) -> Generator[Event, None, Scores]:
     """Segments or reads one case, scores and draws it; returns label name -> protocol -> Metrics."""
     from .pictures import draw_case
 

@@ -74,13 +74,13 @@ def _overlap_and_distances(
 
     box = bounding_box(prediction | truth)
     # The empty rim lets a mask that touches the border of the volume have a surface there.
-    pair = [torch.from_numpy(np.pad(mask[box], 1))[None, None] for mask in (prediction, truth)]
+    ours, theirs = (torch.from_numpy(np.pad(mask[box], 1))[None, None] for mask in (prediction, truth))
     common: dict[str, Any] = {"include_background": True, "spacing": [float(step) for step in spacing]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MONAI's own deprecations
-        dice = compute_dice(*pair, include_background=True)
-        hd95 = compute_hausdorff_distance(*pair, percentile=95, **common)
-        assd = compute_average_surface_distance(*pair, symmetric=True, **common)
+        dice = compute_dice(ours, theirs, include_background=True)
+        hd95 = compute_hausdorff_distance(ours, theirs, percentile=95, **common)
+        assd = compute_average_surface_distance(ours, theirs, symmetric=True, **common)
     return float(dice), float(hd95), float(assd)
 
 
@@ -103,7 +103,7 @@ def only_slices(mask: np.ndarray, axis: int, keep: np.ndarray) -> np.ndarray:
 
 def slices_with(mask: np.ndarray, axis: int) -> np.ndarray:
     """bool per slice along ``axis``: does the mask hold anything there?"""
-    return mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis))
+    return np.asarray(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
 
 
 def score_label(

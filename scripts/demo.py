@@ -1,0 +1,156 @@
+"""The whole job on one real image, in the order a user does it: draw a few slices, train, segment, measure.
+
+The image is the MNI152 T1 template that the nilearn package carries (a brain without its skull, 1 mm voxels);
+its white-matter map from the same package is the truth. Of 155 axial slices with brain only 12 are "drawn",
+that is, handed to the training. Everything goes to demo-output/. No network, no GPU; about five minutes on
+two cores.
+
+    python scripts/demo.py [--minutes 2.5] [--output demo-output]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+from DeSAMSegmentLib.cli.view import TextView
+from DeSAMSegmentLib.data.cases import Case
+from DeSAMSegmentLib.data.features import FeatureCache
+from DeSAMSegmentLib.data.slices import Slices, SliceSpec
+from DeSAMSegmentLib.data.volume import Volume, read_volume, write_labelmap, write_segmentation
+from DeSAMSegmentLib.engine.evaluate import evaluate
+from DeSAMSegmentLib.engine.events import Finished, Progress, Saved
+from DeSAMSegmentLib.engine.loading import DeSAM
+from DeSAMSegmentLib.engine.metrics import score_label
+from DeSAMSegmentLib.engine.options import SegmentOptions, TrainOptions
+from DeSAMSegmentLib.engine.segment import segment
+from DeSAMSegmentLib.engine.train import train
+
+# A label map has one value per voxel: "brain" is what of the brain is not white matter.
+LABELS = {1: "brain", 2: "white_matter"}
+DRAWN = 12  # slices
+THICK = 3  # mm, like a clinical scan: mean of so many 1 mm slices
+
+
+def mni152() -> tuple[Volume, np.ndarray]:
+    """The T1 image in slices of 3 mm and its labels (K, J, I), from the nilearn package's own files."""
+    t1, white = template("t1"), template("wm")
+    ijk_to_ras = t1.ijk_to_ras @ np.diag([1.0, 1.0, THICK, 1.0])
+    ijk_to_ras[:3, 3] += t1.ijk_to_ras[:3, 2] * (THICK - 1) / 2  # the centre of the first thick slice
+    image, white_share = thick(t1.array), thick(white.array) / 255  # a probability map, 255 is certain
+    labels = (image > 0).astype(np.uint8)
+    labels[white_share > 0.5] = 2
+    return Volume(image.round().astype(np.int16), ijk_to_ras, name="mni152"), labels
+
+
+def template(tissue: str) -> Volume:
+    spec = importlib.util.find_spec("nilearn")
+    if spec is None or spec.origin is None:
+        raise SystemExit("The demo's image comes with the nilearn package: run 'make env' first.")
+    folder = Path(spec.origin).parent / "datasets" / "data"
+    return read_volume(folder / f"mni_icbm152_{tissue}_tal_nlin_sym_09a_converted.nii.gz")
+
+
+def thick(array: np.ndarray) -> np.ndarray:
+    """Mean of every three axial slices, (K / 3, J, I) float."""
+    return array.reshape(-1, THICK, *array.shape[1:]).mean(axis=1)
+
+
+def draw(labels: np.ndarray) -> np.ndarray:
+    """The labels of 12 axial slices, evenly over the brain; all other slices are left empty, as a user would.
+    """
+    brain = np.flatnonzero(labels.any(axis=(1, 2)))
+    chosen = brain[np.linspace(1, len(brain) - 2, DRAWN).round().astype(int)]
+    drawn = np.zeros_like(labels)
+    drawn[chosen] = labels[chosen]
+    return drawn
+
+
+def follow(events, view: TextView, quiet: tuple[type, ...] = ()):
+    """Shows the events of an engine and returns the result of its last one."""
+    result = None
+    for event in events:
+        if not isinstance(event, quiet):
+            view.show(event)
+        if isinstance(event, Finished):
+            result = event.result
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=2.5, help="time for the epochs of the training")
+    parser.add_argument("--output", type=Path, default=Path("demo-output"))
+    arguments = parser.parse_args()
+    out: Path = arguments.output
+    shutil.rmtree(out, ignore_errors=True)
+    begun = time.monotonic()
+    view = TextView()
+    cache = FeatureCache(out / "cache")
+
+    # 1. A user opens a volume and draws on a few slices.
+    volume, truth = mni152()
+    drawn = draw(truth)
+    slices = sorted(set(np.flatnonzero(drawn.any(axis=(1, 2))).tolist()))
+    view.say(f"MNI152 T1, {truth.shape[0]} axial slices; drawn are {', '.join(map(str, slices))}.")
+    write_labelmap(out / "drawn.nii.gz", drawn, volume)
+
+    # 2. The decoder is fine-tuned on exactly those.
+    case = Case("mni152", volume, drawn, slices="labelled")
+    options = TrainOptions.new_site(
+        name="brain",
+        slices="labelled",
+        epochs=60,
+        minutes=arguments.minutes,
+        learning_rate=1e-3,
+        batch_size=4,
+        patience=None,
+    )
+    trained = follow(train([case], LABELS, out / "run", options, cache=cache), view, quiet=(Saved,))
+
+    # 3. It segments every slice of the volume, without a click, in both modes. 4. Each result is measured.
+    model = DeSAM.load(trained.best)
+    figures = {}
+    for mode in ("grid", "box"):
+        result = follow(segment(volume, model, SegmentOptions(mode=mode), cache=cache), view)
+        write_segmentation(out / f"brain-{mode}.seg.nrrd", result.labels, volume, model.card.labels)
+        write_labelmap(out / mode / "mni152.nii.gz", result.labels, volume)
+        full = Case("mni152", volume, truth)
+        follow(evaluate([full], LABELS, out / f"report-{mode}", predictions=out / mode), view, (Saved, Progress))
+        figures[mode] = never_drawn(result.labels, truth, volume, slices)
+        view.say(
+            f"{mode}: on the {truth.shape[0] - len(slices)} slices that were never drawn, Dice "
+            + ", ".join(f"{name} {dice:.3f}" for name, dice in figures[mode].items())
+        )
+    view.close()
+    shutil.rmtree(out / "cache")
+    tell(out, figures, time.monotonic() - begun)
+
+
+def never_drawn(found: np.ndarray, truth: np.ndarray, volume: Volume, drawn: list[int]) -> dict[str, float | None]:
+    """Dice over the slices the training never saw, per label and for the whole brain: the honest figure."""
+    slices = Slices(volume, SliceSpec.for_volume(volume, axis="axial"))
+    unseen = np.ones(truth.shape[slices.axis], bool)
+    unseen[drawn] = False
+    scores = {name: score_label(found, truth, value, slices, unseen)["all"].dice for value, name in LABELS.items()}
+    whole = score_label((found > 0).astype(np.uint8), (truth > 0).astype(np.uint8), 1, slices, unseen)
+    return {**scores, "brain with white matter": whole["all"].dice}
+
+
+def tell(out: Path, figures: dict[str, dict[str, float | None]], seconds: float) -> None:
+    """What there is now, and what it is worth."""
+    print(f"\nDone in {seconds / 60:.1f} minutes. Dice on slices that were never drawn:")
+    for mode, scores in figures.items():
+        print(f"  {mode:5}" + "".join(f"  {name} {dice:.3f}" for name, dice in scores.items() if dice is not None))
+    print("Files:")
+    for path in sorted(path for path in out.rglob("*") if path.is_file() and path.suffix != ".pt"):
+        print(f"  {path}  ({path.stat().st_size / 1e6:.1f} MB)")
+    print(f"Open {out}/report-grid/report.md, or the .seg.nrrd files in 3D Slicer.")
+
+
+if __name__ == "__main__":
+    main()
