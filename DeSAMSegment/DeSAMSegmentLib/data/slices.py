@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import BadInput
 from .grid import Volume
 from .orientation import PLANES, Layout, layout, thickest_plane
-from .resize import bilinear, nearest_taps, smooth_matrix
+from .resize import bilinear, nearest_taps, smooth
 
 VERSION = 1  # of the preprocessing: part of every cache key, to be raised when a picture changes
 SOFT_TISSUE = (-160.0, 240.0)  # Hounsfield units, the window MedSAM was trained with
@@ -139,7 +139,7 @@ class Slices:
         picture = np.zeros((self.spec.size, self.spec.size), np.uint8)
         if grey.shape != (rows, columns):
             low, high = grey.min(), grey.max()
-            grey = smooth_matrix(grey.shape[0], rows) @ grey @ smooth_matrix(grey.shape[1], columns).T
+            grey = smooth(grey, rows, columns)
             grey = np.clip(grey, low, high) + TRUNCATION
         picture[row : row + rows, column : column + columns] = grey
         return picture
