@@ -110,7 +110,7 @@ def test_a_killed_worker_fails_the_job_once_and_the_next_one_starts_a_new_proces
     desk.process.on_exit(0, 9)
     assert len(desk.ends) == 1
     assert "memory" in desk.ends[0].text
-    assert "press Apply again" in desk.ends[0].text
+    assert "try again" in desk.ends[0].text
     desk.submit()
     assert desk.process.starts == 2
 

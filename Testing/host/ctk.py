@@ -6,6 +6,8 @@ from typing import Any
 
 from PySide6.QtCore import Property, QEvent, QSize, Qt, Signal
 
+from PySide6.QtWidgets import QWidget
+
 from . import qt
 
 
@@ -49,7 +51,7 @@ class ctkCollapsibleButton(qt.QWidget):
         return QSize(max(inner.width(), 80), max(inner.height(), self._titleHeight()))
 
     def _children(self) -> list[Any]:
-        return [w for w in self.findChildren(qt.QWidget, options=Qt.FindDirectChildrenOnly) if w is not self._title]
+        return [w for w in self.findChildren(QWidget, options=Qt.FindDirectChildrenOnly) if w is not self._title]
 
     def _setCollapsed(self, collapsed: bool) -> None:
         if bool(collapsed) == self._collapsed:

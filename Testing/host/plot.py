@@ -165,4 +165,4 @@ class qMRMLPlotWidget(qt.QWidget):
         return self._view
 
 
-qt.register(qMRMLPlotWidget)
+qt.register(qMRMLPlotView, qMRMLPlotWidget)

@@ -6,6 +6,7 @@ from typing import Any
 
 import slicer
 from PySide6.QtCore import Property, Signal
+from PySide6.QtWidgets import QWidget
 
 from . import qt
 
@@ -23,7 +24,7 @@ class qMRMLWidget(qt.QWidget):
 
     def setMRMLScene(self, scene: Any) -> None:
         self._scene = scene
-        for child in self.findChildren(qt.QWidget):
+        for child in self.findChildren(QWidget):
             if hasattr(child, "setMRMLScene"):
                 child.setMRMLScene(scene)
 

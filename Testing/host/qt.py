@@ -31,12 +31,24 @@ def _attribute(name: str) -> property:
 
 
 def _connect(self: QtCore.QObject, signal: str, slot: Any) -> Any:
-    """``button.connect("clicked(bool)", slot)``, the older spelling that Slicer's templates use."""
-    return getattr(self, signal.split("(")[0]).connect(slot)
+    """``button.connect("clicked(bool)", slot)``: in PythonQt, the one way to name a signal that has overloads."""
+    name = signal.split("(")[0]
+    meta = QtCore.QObject.metaObject(self)
+    signature = QtCore.QMetaObject.normalizedSignature(signal).data().decode()
+    isOwn = type(self).__module__.startswith("host.") and name in {key for t in type(self).__mro__ for key in vars(t)}
+    if meta.indexOfSignal(signature) < 0 and not isOwn:
+        raise AttributeError(f"{meta.className()} has no signal {signal}")
+    overloads = {m.methodSignature().data() for m in map(meta.method, range(meta.methodCount())) if m.name() == name}
+    bound = getattr(self, name)
+    return (bound[_argumentTypes(signal)] if len(overloads) > 1 and not isOwn else bound).connect(slot)
 
 
-def _disconnect(self: QtCore.QObject, signal: str, slot: Any) -> Any:
-    return getattr(self, signal.split("(")[0]).disconnect(slot)
+def _argumentTypes(signal: str) -> Any:
+    """"clicked(bool)" -> bool, as PySide6 selects an overload."""
+    names = [name for name in signal.split("(")[1].rstrip(")").split(",") if name]
+    known = {"int": int, "bool": bool, "double": float, "QString": str}
+    types = tuple(known.get(name.strip(), name.strip()) for name in names)
+    return types[0] if len(types) == 1 else types
 
 
 def _behaveAsPythonQt(cls: type) -> None:
@@ -45,31 +57,47 @@ def _behaveAsPythonQt(cls: type) -> None:
         name = meta.property(index).name()
         if (cls.__name__, name) not in _STATIC_WINS:
             setattr(cls, name, _attribute(name))
-    cls.connect, cls.disconnect = _connect, _disconnect
     if hasattr(cls, "exec"):
         cls.exec_ = cls.exec
 
 
+def _withConnect(cls: type) -> type:
+    """A subclass with PythonQt's ``connect``: PySide6 lets nobody replace that method on its own classes."""
+    return type(cls.__name__, (cls,), {"connect": _connect})
+
+
 for _module in _MODULES:
-    for _class in list(vars(_module).values()):
+    for _name, _class in list(vars(_module).items()):
         if isinstance(_class, type) and issubclass(_class, QtCore.QObject) and hasattr(_class, "staticMetaObject"):
             _behaveAsPythonQt(_class)
+            if "Application" not in _name:
+                globals()[_name] = _withConnect(_class)
 QtCore.QObject.name = _attribute("objectName")
+
+
+def _pathOnly(method: Any) -> Any:
+    """PySide6 returns (path, filter), PythonQt the path."""
+    return staticmethod(lambda *arguments: method(*arguments)[0])
+
+
+QFileDialog.getOpenFileName = _pathOnly(QtWidgets.QFileDialog.getOpenFileName)  # noqa: F405
+QFileDialog.getSaveFileName = _pathOnly(QtWidgets.QFileDialog.getSaveFileName)  # noqa: F405
 
 
 def register(*classes: type) -> None:
     """Lets ``.ui`` files create these classes under their own names."""
+    for cls in classes:
+        cls.connect = _connect
     _standIns.update({cls.__name__: cls for cls in classes})
 
 
 class QUiLoader(QtUiTools.QUiLoader):
-    """Loads Slicer's ``.ui`` files: CTK and MRML widgets come from the stand-ins."""
+    """Loads Slicer's ``.ui`` files: CTK and MRML widgets come from the stand-ins, the rest from this module."""
 
     def createWidget(self, className: str, parent: Any = None, name: str = "") -> Any:
-        if className not in _standIns:
-            if className.startswith(("ctk", "qMRML", "qSlicer")):
-                raise NotImplementedError(f"The test host has no stand-in for {className}.")
-            return super().createWidget(className, parent, name)
-        widget = _standIns[className](parent)
+        if className not in _standIns and className.startswith(("ctk", "qMRML", "qSlicer")):
+            raise NotImplementedError(f"The test host has no stand-in for {className}.")
+        cls = _standIns.get(className) or globals()[className]
+        widget = cls(parent)
         widget.setObjectName(name)
         return widget

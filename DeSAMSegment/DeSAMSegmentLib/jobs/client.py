@@ -197,19 +197,19 @@ def words_for_death(code: int, signal_number: int, errors: list[str], started: b
     if signal_number == getattr(signal, "SIGKILL", 9) or code == 137:
         return (
             "The background process was ended by the system, most often because memory ran out. "
-            "Everything finished so far is kept. Close other programs or use fewer points, then press Apply again."
+            "Everything finished so far is kept. Close other programs or use fewer points, then try again."
         )
     if signal_number:
         return (
             f"The background process crashed (signal {signal_number}). Everything finished so far is kept. "
-            "Press Apply again; if it crashes again, choose the CPU as device in the section Advanced."
+            "Try again; if it crashes again, choose the CPU as device in the section Advanced."
         )
     if not started:
         detail = f" ({last})" if last else ""
         return f"The background process could not start{detail}. Install the packages again in the section Advanced."
     return (
         f"The background process ended unexpectedly (exit code {code}). Everything finished so far is kept. "
-        "Press Apply again; the log holds the details."
+        "Try again; the log holds the details."
     )
 
 

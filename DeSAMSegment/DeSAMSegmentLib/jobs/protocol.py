@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..engine import events, options
+from ..store.card import LabelInfo
 from . import requests
 
 VERSION = 1
@@ -27,7 +28,7 @@ INLINE_BYTES = 4_000_000  # arrays beyond this are better mapped from a file tha
 
 
 def _records() -> dict[str, type]:
-    found = {}
+    found: dict[str, type] = {"LabelInfo": LabelInfo}
     for module in (events, options, requests):
         for name, value in vars(module).items():
             if isinstance(value, type) and dataclasses.is_dataclass(value):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..engine.options import SegmentOptions, TrainOptions
+from ..store.card import LabelInfo
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,10 @@ class SegmentRequest:
 
 @dataclass(frozen=True)
 class TrainRequest:
+    """``labels``: value to name, or with colours and terminology."""
+
     cases: tuple[CaseSource, ...]
-    labels: dict[int, str]
+    labels: dict[int, str] | tuple[LabelInfo, ...]
     folder: Path
     options: TrainOptions = field(default_factory=TrainOptions)
     device: str = "auto"
@@ -68,5 +71,13 @@ class DownloadRequest:
     weights: str
 
 
-Request = SegmentRequest | TrainRequest | EvaluateRequest | DownloadRequest
+@dataclass(frozen=True)
+class ImportRequest:
+    """Turn a checkpoint of the published code into a model file."""
+
+    checkpoint: Path
+    model: Path
+
+
+Request = SegmentRequest | TrainRequest | EvaluateRequest | DownloadRequest | ImportRequest
 """Any of the above."""

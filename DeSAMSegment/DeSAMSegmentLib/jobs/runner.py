@@ -10,7 +10,16 @@ import numpy as np
 
 from ..engine.events import Event, Finished, Started
 from ..errors import BadInput
-from .requests import CaseSource, DownloadRequest, EvaluateRequest, Request, SegmentRequest, TrainRequest, VolumeSource
+from .requests import (
+    CaseSource,
+    DownloadRequest,
+    EvaluateRequest,
+    ImportRequest,
+    Request,
+    SegmentRequest,
+    TrainRequest,
+    VolumeSource,
+)
 
 
 class Runner:
@@ -33,6 +42,8 @@ class Runner:
             return self._evaluate(request)
         if isinstance(request, DownloadRequest):
             return self._download(request)
+        if isinstance(request, ImportRequest):
+            return self._import(request)
         raise BadInput(f"There is no job of the kind {type(request).__name__}.")
 
     def _segment(self, request: SegmentRequest) -> Generator[Event, None, None]:
@@ -67,6 +78,13 @@ class Runner:
         yield Started("download", f"Downloading {request.weights}", 100, "percent", "")
         path = yield from download_events(request.weights)
         yield Finished("download", 0.0, path)
+
+    def _import(self, request: ImportRequest) -> Generator[Event, None, None]:
+        from ..engine.loading import DeSAM
+
+        yield Started("import", request.checkpoint.name, 1, "file", "")
+        DeSAM.from_reference(request.checkpoint).save(request.model)
+        yield Finished("import", 0.0, request.model)
 
     def _model(self, name: str) -> Any:
         """The loaded model, kept while its file does not change."""

@@ -85,6 +85,9 @@ class Worker:
             self._end(identifier, "failed", BadInput(f"The background process did not understand a request: {error}."))
 
     def _answer(self, identifier: Any, request: Any) -> None:
+        for old in self._folder.glob("*.npy"):  # the parent has read the last job's result
+            with contextlib.suppress(OSError):
+                old.unlink()
         try:
             with contextlib.closing(self._runner.run(request)) as events:
                 for event in events:

@@ -1,0 +1,51 @@
+"""What all sections of the panel share: their ``.ui`` file and the collaborators they are given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import slicer
+
+from .background import BackgroundJobs
+from .binding import Binder
+from .installer import Installer
+from .parameters import Parameters
+from .questions import Questions
+from .settings import Settings
+from .shelf import Shelf
+
+RESOURCES = Path(__file__).resolve().parents[2] / "Resources"
+
+
+@dataclass
+class Services:
+    """The collaborators of the sections; tests give their own."""
+
+    parameters: Parameters
+    binder: Binder
+    jobs: BackgroundJobs
+    shelf: Shelf
+    installer: Installer
+    questions: Questions
+    settings: Settings
+
+
+class Section:
+    """A collapsible part of the panel, loaded from ``Resources/UI/<uiName>.ui``."""
+
+    uiName = ""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.widget: Any = slicer.util.loadUI(str(RESOURCES / "UI" / f"{self.uiName}.ui"))
+        self.ui: Any = slicer.util.childWidgetVariables(self.widget)
+
+    def setEnabledWithReason(self, button: Any, reason: str, tip: str) -> None:
+        """A button that cannot be pressed says why in its tooltip."""
+        button.enabled = not reason
+        button.toolTip = reason or tip
+
+    def refresh(self) -> None:
+        """After anything it shows may have changed."""

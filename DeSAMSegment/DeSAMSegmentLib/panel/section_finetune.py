@@ -1,0 +1,265 @@
+"""The section Fine-tune: cases, settings, Start, live curves, and the new model in the list."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import slicer
+
+from ..engine.events import EpochDone, Progress, Started
+from ..engine.options import TrainOptions
+from ..errors import DeSAMError
+from ..jobs.client import JobEnd
+from .caselist import CaseList
+from .cases import SceneCase, casesProblem, readFolder
+from .casetable import CaseTable
+from .charts import Curve, CurveChart
+from .i18n import _
+from .section import Section, Services
+from .segments import segmentNames
+from .shelf import BACKBONE
+from .signal import Signal
+from .trainrun import TrainRun, storedOptions, trainOptions
+
+
+class FineTuneSection(Section):
+    """Signals: ``modelReady(name)`` when a run has put a model into the library."""
+
+    uiName = "FineTune"
+
+    def __init__(self, services: Services) -> None:
+        super().__init__(services)
+        self.modelReady = Signal()
+        self.run: TrainRun | None = None
+        self.cases = CaseList(services.parameters)
+        self.table = CaseTable(self.ui.caseTable, self.cases)
+        curves = [Curve("Loss", (0.84, 0.15, 0.16)), Curve("Validation Dice", (0.17, 0.63, 0.17))]
+        self.chart = CurveChart(services.parameters, "training", "Epoch", curves)
+        self.chart.place(self.ui.curveFrame)
+        self.ui.curveFrame.setVisible(False)
+        self.ui.trainProgressBar.setVisible(False)
+        self._bind()
+        self._connect()
+        self.fillBases()
+
+    def _bind(self) -> None:
+        ui, binder = self.ui, self.services.binder
+        for selector in (ui.caseVolumeSelector, ui.caseSegmentationSelector):
+            selector.setMRMLScene(slicer.mrmlScene)
+        ui.caseSlicesSelector.addItem(_("All slices"), "all")
+        ui.caseSlicesSelector.addItem(_("Labelled slices only"), "labelled")
+        binder.bind("text", ui.nameEdit, "trainName")
+        binder.bind("spin", ui.epochsSpinBox, "trainEpochs")
+        binder.bindChoice(ui.trainModeSelector, "trainMode", [(_("Grid of points"), "grid"), (_("Whole box"), "box")])
+        profiles = [(_("New site: few volumes, early stop"), "new-site"), (_("Paper: the published recipe"), "paper")]
+        binder.bindChoice(ui.profileSelector, "trainProfile", profiles)
+
+    def _connect(self) -> None:
+        ui, services = self.ui, self.services
+        ui.caseSegmentationSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda *_: self._fillSegments())
+        ui.caseVolumeSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda *_: self.refresh())
+        ui.addCaseButton.connect("clicked()", self.onAddCase)
+        ui.addFolderButton.connect("clicked()", self.onAddFolder)
+        ui.removeCaseButton.connect("clicked()", self.onRemove)
+        ui.baseSelector.connect("currentIndexChanged(int)", self._onBase)
+        ui.startButton.connect("clicked()", self.onStart)
+        ui.resumeButton.connect("clicked()", lambda: self.onStart(resume=True))
+        services.parameters.changed.connect(self._onParameter)
+        services.shelf.changed.connect(self.fillBases)
+        services.jobs.stateChanged.connect(self.refresh)
+
+    # ---- what can be chosen ---------------------------------------------------------------------------------------
+
+    def fillBases(self) -> None:
+        """Backbones whose weights are here, then the library's models."""
+        selector = self.ui.baseSelector
+        selector.blockSignals(True)
+        selector.clear()
+        for status in self.services.shelf.weights():
+            if status.path is not None:
+                selector.addItem(_("New, on {title}").format(title=status.info.title), BACKBONE + status.info.id)
+        for model in self.services.shelf.models():
+            if model.card is not None:
+                selector.addItem(_("Refine {name}").format(name=model.name), model.name)
+        selector.setCurrentIndex(max(0, selector.findData(self.services.parameters.get("trainBase"))))
+        selector.blockSignals(False)
+        self.refresh()
+
+    def _onBase(self, index: int) -> None:
+        self.services.parameters.set("trainBase", self.ui.baseSelector.itemData(index) or "")
+
+    def _fillSegments(self) -> None:
+        node = self.ui.caseSegmentationSelector.currentNode()
+        self.ui.caseSegmentSelector.clear()
+        names = list(segmentNames(node).values()) if node is not None else []
+        if len(names) != 1:
+            self.ui.caseSegmentSelector.addItem(_("All segments"), "")
+        for name in names:
+            self.ui.caseSegmentSelector.addItem(name, name)
+        self.refresh()
+
+    def base(self) -> str:
+        selector = self.ui.baseSelector
+        return str(selector.itemData(selector.currentIndex) or "")
+
+    def options(self) -> TrainOptions:
+        get = self.services.parameters.get
+        return trainOptions(
+            self.services.shelf, self.base(), name=get("trainName").strip(), mode=get("trainMode"),
+            profile=get("trainProfile"), epochs=get("trainEpochs"), slice_axis=get("sliceAxis"),
+        )  # fmt: skip
+
+    # ---- cases ----------------------------------------------------------------------------------------------------
+
+    def onAddCase(self) -> None:
+        """Adds the chosen volume and segmentation."""
+        ui = self.ui
+        segment = ui.caseSegmentSelector.itemData(ui.caseSegmentSelector.currentIndex) or ""
+        slices = ui.caseSlicesSelector.itemData(ui.caseSlicesSelector.currentIndex)
+        case = SceneCase(
+            ui.caseVolumeSelector.currentNode(), ui.caseSegmentationSelector.currentNode(), segment, slices
+        )
+        problem = case.problem()
+        if problem:
+            ui.trainStatusLabel.setText(problem)
+        else:
+            self.table.add([case])
+        self.refresh()
+
+    def onAddFolder(self) -> None:
+        """Adds the cases of a data set folder."""
+        folder = self.services.questions.folder(_("Data set folder (imagesTr, labelsTr, dataset.json)"))
+        if folder is not None:
+            try:
+                self.table.add(readFolder(folder))
+            except (DeSAMError, ImportError) as error:
+                self.ui.trainStatusLabel.setText(str(error))
+        self.refresh()
+
+    def onRemove(self) -> None:
+        self.table.removeSelected()
+        self.refresh()
+
+    # ---- Start, Stop, Resume --------------------------------------------------------------------------------------
+
+    def canStart(self) -> tuple[bool, str]:
+        """Whether Start would start, and if not, why."""
+        if self.services.jobs.busy:
+            return False, _("Another job is running. Wait for it, or stop it first.")
+        if not self.services.installer.ready:
+            return True, ""  # Start then offers the packages
+        problem = casesProblem(self.cases.read())
+        if not problem and not self.base():
+            problem = _("There are no backbone weights. Get them in the section Models.")
+        if not problem:
+            problem = self.options().is_valid()[1]
+        return not problem, problem
+
+    def onStart(self, resume: bool = False) -> None:
+        """Start, or Stop while a run of ours is going on."""
+        if self.run is not None:
+            self.services.jobs.cancel()
+            self.refresh()
+            return
+        if not self.services.installer.ready and not self.services.installer.ensure():
+            return
+        self.fillBases()
+        isPossible, reason = self.canStart()
+        if not isPossible:
+            self.ui.trainStatusLabel.setText(reason)
+            return
+        folder = self.services.shelf.runFolder(self.options().name)
+        if not resume and (folder / "state.pt").exists():
+            answer = self._askAboutEarlierRun()
+            if answer is None:
+                return
+            resume = answer == 0
+        if not resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._start(resume)
+
+    def _askAboutEarlierRun(self) -> int | None:
+        text = _("There is an earlier run of the name {name}. Its models in the list are not touched by either answer.")
+        answers = [_("Resume it"), _("Start over")]
+        name = self.options().name
+        return self.services.questions.choose(_("Resume?"), text.format(name=name), answers)
+
+    def _start(self, resume: bool) -> None:
+        settings, options = self.services.settings, self.options()
+        folder = self.services.shelf.runFolder(options.name)
+        if resume:
+            options = storedOptions(folder)
+        cacheBytes = settings.get("cacheGigabytes") * 1e9
+        self.run = TrainRun(self.cases.read(), options, folder, settings.get("device"), cacheBytes, resume)
+        if not resume or not self.chart.rows():
+            self.chart.start(_("Training of {name}").format(name=options.name))
+        self.ui.curveFrame.setVisible(True)
+        self.ui.trainProgressBar.setRange(0, 0)
+        self.ui.trainProgressBar.setVisible(True)
+        self.services.jobs.run(self.run.job(self._onEvent, self._onTick, self._onEnd))
+
+    def _onEvent(self, event: Any) -> None:
+        if isinstance(event, Started):
+            self.services.settings.set("lastDevice", event.device)
+        if isinstance(event, Progress) and self.run is not None and not self.run.epochs:
+            self.ui.trainProgressBar.setRange(0, event.total)
+            self.ui.trainProgressBar.setValue(event.done)
+        if isinstance(event, EpochDone):
+            dice = event.validation_dice
+            self.chart.append(event.epoch, event.loss, float("nan") if dice is None else dice)
+            self.chart.refresh()
+            self.ui.trainProgressBar.setRange(0, event.epochs)
+            self.ui.trainProgressBar.setValue(event.epoch)
+
+    def _onTick(self) -> None:
+        if self.run is not None:
+            self.ui.trainStatusLabel.setText(self.run.progressText())
+
+    def _onEnd(self, end: JobEnd) -> None:
+        run, self.run = self.run, None
+        if run is None:
+            return
+        name = ""
+        if run.best is not None and not end.failed:
+            name = self.services.shelf.add(run.best, run.options.name)
+            if end.how == "finished":
+                (run.folder / "state.pt").unlink(missing_ok=True)  # nothing left to resume
+        self.ui.trainProgressBar.setVisible(False)
+        self.ui.trainStatusLabel.setText("\n".join([run.endText(end, name), *run.log]))
+        if name:
+            self.modelReady.emit(name)
+        self.refresh()
+
+    # ---- what is shown --------------------------------------------------------------------------------------------
+
+    def _onParameter(self, name: str) -> None:
+        if name == "":
+            self.table.refresh()
+            self._fillSegments()
+            self.fillBases()
+            self.ui.curveFrame.setVisible(bool(self.chart.rows()))
+            self.chart.show()
+        elif name == "trainBase":
+            self.fillBases()
+        self.refresh()
+
+    def refresh(self) -> None:
+        ui = self.ui
+        if self.run is not None:
+            isStopping = self.services.jobs.cancelling
+            ui.startButton.setText(_("Stopping...") if isStopping else _("Stop"))
+            reason = _("The current step is being finished.") if isStopping else ""
+            self.setEnabledWithReason(ui.startButton, reason, _("Stop now and keep the best model so far."))
+        else:
+            ui.startButton.setText(_("Start"))
+            self.setEnabledWithReason(ui.startButton, self.canStart()[1], _("Fine-tune the model on these cases."))
+        name = self.services.parameters.get("trainName")
+        isResumable = self.run is None and self.services.shelf.hasInterruptedRun(name)
+        ui.resumeButton.setVisible(isResumable)
+        self.setEnabledWithReason(ui.resumeButton, self.canStart()[1], _("Continue after the last finished epoch."))
+        nodes = (ui.caseVolumeSelector.currentNode(), ui.caseSegmentationSelector.currentNode())
+        absent = "" if all(nodes) else _("Load a volume and its segmentation first.")
+        self.setEnabledWithReason(ui.addCaseButton, absent, _("Add this volume and segmentation to the table."))
+        nothing = "" if self.cases.read() else _("There is no case to remove.")
+        self.setEnabledWithReason(ui.removeCaseButton, nothing, _("Remove the selected cases from the table."))

@@ -1,0 +1,33 @@
+"""What belongs to this computer and not to a scene: device, cache size, wheels folder, an installation to continue."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import slicer
+
+DEFAULTS: dict[str, Any] = {
+    "device": "auto",
+    "lastDevice": "",  # in words, as the last job reported it
+    "cacheGigabytes": 20.0,
+    "wheelsFolder": "",
+    "continueInstallation": False,
+}
+
+
+class Settings:
+    """Slicer's user settings under the group DeSAM."""
+
+    def get(self, name: str) -> Any:
+        raw = slicer.app.userSettings().value(f"DeSAM/{name}")
+        try:
+            value = json.loads(raw)
+        except (TypeError, ValueError):
+            return DEFAULTS[name]
+        return value if isinstance(value, type(DEFAULTS[name])) else DEFAULTS[name]
+
+    def set(self, name: str, value: Any) -> None:
+        settings = slicer.app.userSettings()
+        settings.setValue(f"DeSAM/{name}", json.dumps(type(DEFAULTS[name])(value)))
+        settings.sync()

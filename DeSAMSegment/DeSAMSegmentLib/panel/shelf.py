@@ -1,0 +1,125 @@
+"""The models and weights on this computer, as the panel lists them; quiet while packages are still missing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DeSAMError
+from . import words
+from .signal import Signal
+
+BACKBONE = "backbone:"  # prefix of a training base that is no model but a frozen encoder's own decoder
+
+
+@dataclass(frozen=True)
+class ShelfModel:
+    """One model of the library; ``card`` is None when the file is damaged."""
+
+    name: str
+    path: Path
+    card: Any
+    problem: str = ""
+
+    def matches(self, text: str) -> bool:
+        """Whether every word of a search occurs in name, labels or backbone."""
+        card = self.card
+        where = f"{self.name} {card.title} {words.modelFinds(card)} {card.backbone}" if card else self.name
+        return all(word in where.lower() for word in text.lower().split())
+
+
+class Shelf:
+    """Library and weights through the store; ``changed`` after every change made here."""
+
+    def __init__(self) -> None:
+        self.changed = Signal()
+
+    def models(self) -> list[ShelfModel]:
+        """Every model file; none while packages are missing."""
+        try:
+            entries = self._library().list()
+        except ImportError:
+            return []
+        return [ShelfModel(entry.name, entry.path, entry.card, entry.problem) for entry in entries]
+
+    def find(self, name: str) -> ShelfModel | None:
+        return next((model for model in self.models() if model.name == name), None)
+
+    def weights(self) -> list[Any]:
+        """WeightStatus of every backbone; none while packages are missing."""
+        try:
+            from ..store import weights
+
+            return weights.status()
+        except ImportError:
+            return []
+
+    def folder(self) -> Path:
+        folder = Path(self._library().folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def add(self, path: Path, name: str = "") -> str:
+        """Takes a ``.desam`` file in, under a name that is free; the name."""
+        library = self._library()
+        added = library.add(path, library.free_name(name or path.stem))
+        self.changed.emit()
+        return str(added.stem)
+
+    def pathForNew(self, name: str) -> Path:
+        """A path in the library that no model has yet."""
+        return self.folder() / f"{self._library().free_name(name)}.desam"
+
+    def export(self, name: str, path: Path) -> None:
+        self._library().export(name, path)
+
+    def rename(self, name: str, new: str) -> str:
+        renamed = self._library().rename(name, new)
+        self.changed.emit()
+        return str(renamed.stem)
+
+    def delete(self, name: str) -> None:
+        self._library().delete(name)
+        self.changed.emit()
+
+    def addWeights(self, path: Path, identifier: str) -> None:
+        """Takes a local file as the weights of a backbone."""
+        from ..store import weights
+
+        weights.add(path, identifier)
+        self.changed.emit()
+
+    def cacheBytes(self) -> int:
+        try:
+            from ..data.features import FeatureCache
+
+            return int(FeatureCache().size_bytes())
+        except (ImportError, OSError, DeSAMError):
+            return 0
+
+    def clearCache(self) -> None:
+        from ..data.features import FeatureCache
+
+        FeatureCache().clear()
+        self.changed.emit()
+
+    def runFolder(self, name: str) -> Path:
+        """Where a training run of this name keeps its files."""
+        from ..files import home
+
+        safe = "".join(letter if letter.isalnum() or letter in " -_." else "_" for letter in name).strip(" .")
+        return Path(home()) / "runs" / (safe or "model")
+
+    def hasInterruptedRun(self, name: str) -> bool:
+        try:
+            return os.path.exists(self.runFolder(name) / "state.pt")
+        except ImportError:
+            return False
+
+    @staticmethod
+    def _library() -> Any:
+        from ..store.library import Library
+
+        return Library()

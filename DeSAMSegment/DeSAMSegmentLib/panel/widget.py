@@ -1,0 +1,98 @@
+"""The panel: five sections around one set of collaborators, and the scene's comings and goings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import slicer
+
+from ..jobs.client import Client
+from .background import BackgroundJobs
+from .binding import Binder
+from .installer import Installer
+from .parameters import Parameters
+from .process import QtProcess
+from .questions import Questions
+from .section import Services
+from .section_advanced import AdvancedSection
+from .section_finetune import FineTuneSection
+from .section_models import ModelsSection
+from .section_review import ReviewSection
+from .section_segment import SegmentSection
+from .settings import Settings
+from .shelf import Shelf
+
+
+def makeServices(getParameterNode: Callable[[], Any]) -> Services:
+    """The collaborators as Slicer's users get them."""
+    parameters, questions, settings = Parameters(getParameterNode), Questions(), Settings()
+    return Services(
+        parameters=parameters,
+        binder=Binder(parameters),
+        jobs=BackgroundJobs(Client(QtProcess())),
+        shelf=Shelf(),
+        installer=Installer(questions, settings),
+        questions=questions,
+        settings=settings,
+    )
+
+
+class Panel:
+    """Builds the sections into a layout and connects them to each other.
+
+    Arguments:
+      layout: of the module's panel. services: the collaborators.
+    """
+
+    def __init__(self, layout: Any, services: Services) -> None:
+        self.services = services
+        self.segment = SegmentSection(services)
+        self.review = ReviewSection(services)
+        self.fineTune = FineTuneSection(services)
+        self.models = ModelsSection(services)
+        self.advanced = AdvancedSection(services)
+        for section in self.sections:
+            layout.addWidget(section.widget)
+        layout.addStretch(1)
+        self._connectSections()
+        services.binder.show()
+        services.parameters.reload()
+
+    @property
+    def sections(self) -> tuple[Any, ...]:
+        return (self.segment, self.review, self.fineTune, self.models, self.advanced)
+
+    def _connectSections(self) -> None:
+        segment, review = self.segment, self.review
+        segment.runStarted.connect(review.begin)
+        segment.sliceDone.connect(review.add)
+        segment.ticked.connect(review.tick)
+        segment.runEnded.connect(review.end)
+        self.fineTune.modelReady.connect(self.chooseModel)
+        self.models.modelImported.connect(self.chooseModel)
+        self.services.installer.changed.connect(self.services.shelf.changed.emit)
+
+    def chooseModel(self, name: str) -> None:
+        """A new model is selected at once."""
+        self.services.parameters.set("model", name)
+        self.segment.fillModels()
+
+    def enter(self) -> None:
+        """The user opened the panel: the disk and the installed packages may have changed meanwhile."""
+        self.services.installer.forget()
+        self.services.installer.continueAfterRestart()
+        self.services.shelf.changed.emit()
+
+    def sceneAboutToClose(self) -> None:
+        """Ends the running job; what it wrote goes with the scene."""
+        self.services.jobs.stop()
+
+    def sceneChanged(self) -> None:
+        """A scene was closed, loaded or imported: show what its parameter node says."""
+        if not slicer.mrmlScene.IsBatchProcessing():
+            self.services.parameters.reload()
+
+    def cleanup(self) -> None:
+        """Module reload or application exit: no process of ours outlives the panel."""
+        self.services.jobs.stop()
