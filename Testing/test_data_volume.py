@@ -83,6 +83,48 @@ def test_a_damaged_byte_inside_a_gzip_is_found(tmp_path):
         read_volume(path)
 
 
+def sheared_nifti(path: Path, shear: float) -> Path:
+    """A NIfTI whose second axis leans towards the first, as registration tools write them."""
+    nibabel = pytest.importorskip("nibabel")
+    matrix = affine((1.0, 1.0, 2.0))
+    matrix[0, 1] = shear
+    image = nibabel.Nifti1Image(noise((8, 9, 10)).array.transpose(2, 1, 0), matrix)
+    image.set_sform(matrix, 1)
+    image.set_qform(None, 0)
+    nibabel.save(image, path)
+    return path
+
+
+def test_axes_a_hair_off_the_right_angle_are_straightened_and_said_so(tmp_path, capfd):
+    volume = read_volume(sheared_nifti(tmp_path / "a.nii.gz", 0.002))
+    assert np.array_equal(volume.array, noise((8, 9, 10)).array)
+    assert "straightened" in volume.note
+    assert np.allclose(volume.ijk_to_ras, affine((1.0, 1.0, 2.0)), atol=0.01)
+    with pytest.raises(BadVolume, match="right angles") as error:
+        read_volume(sheared_nifti(tmp_path / "b.nii.gz", 0.3))
+    message(error)
+    assert capfd.readouterr().err == ""
+
+
+def test_foreign_byte_order_is_read_and_checked(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    array, path = noise((8, 9, 10)).array, tmp_path / "a.nii"
+    header = nibabel.Nifti1Header(endianness=">")
+    header.set_data_dtype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), affine((1, 1, 2)), header), path)
+    assert np.array_equal(read_volume(path).array, array)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(BadVolume, match="cut short"):
+        read_volume(path)
+
+
+def test_nifti_2_is_named_as_what_cannot_be_read(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    nibabel.save(nibabel.Nifti2Image(noise().array, affine()), tmp_path / "a.nii.gz")
+    with pytest.raises(BadVolume, match="NIfTI-2"):
+        read_volume(tmp_path / "a.nii.gz")
+
+
 def test_an_uncompressed_nifti_named_gz_says_what_to_do(tmp_path):
     path = saved(tmp_path / "a.nii", noise())
     with pytest.raises(BadVolume) as error:

@@ -20,6 +20,7 @@ Refusal = type[BadVolume] | type[BadLabels]  # how readers name what is wrong wi
 
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])  # its own inverse
 SAME_PLACE = 0.1  # in voxels: grids whose corners agree this well are the same grid (NIfTI rounds to float32)
+COPY_AGAIN = "Copy or export it again: the file is incomplete or damaged."
 TO_GREY = "Convert it to one grey channel first."
 EXTRACT_FRAME = "Extract one frame first, with SimpleITK: WriteImage(ReadImage(file)[..., 0], 'one.nii.gz')."
 

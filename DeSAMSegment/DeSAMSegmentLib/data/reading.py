@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import struct
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +17,15 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import BadInput, BadLabels, BadVolume
+from . import nifti
 from .dicom import read_series
-from .grid import EXTRACT_FRAME, TO_GREY, Refusal, Volume, affine_of, check_shape, check_voxels, quiet
+from .grid import COPY_AGAIN, EXTRACT_FRAME, TO_GREY, Refusal, Volume, affine_of, check_shape, check_voxels, quiet
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 META_BYTES = {
     "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4,
     "MET_FLOAT": 4, "MET_DOUBLE": 8, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8,
 }  # fmt: skip
-COPY_AGAIN = "Copy or export it again: the file is incomplete or damaged."
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -80,7 +79,7 @@ def _read(path: Path, error: Refusal) -> Volume:
         raise error(f"There is no file {path}.", "Check the spelling and the folder.")
     else:
         _check_complete(path, error)
-        image, note = _read_file(path, error), ""
+        image, note = _read_file(path, error)
     if image.GetDimension() == 2:
         image = sitk.JoinSeries(image)
     if not np.isfinite(image.GetSpacing()).all() or min(image.GetSpacing()) <= 0:
@@ -99,19 +98,27 @@ def _stem(path: Path) -> str:
     return path.stem if path.is_file() else name
 
 
-def _read_file(path: Path, error: Refusal) -> sitk.Image:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+def _read_file(path: Path, error: Refusal) -> tuple[sitk.Image, str]:
+    """The image, and a sentence for the log if there is something to say."""
     try:
         with quiet():
-            reader.ReadImageInformation()
-            _check_scalar_3d(path, reader, error)
-            image = reader.Execute()
+            image, note = _execute(path, error), ""
     except RuntimeError as problem:
-        raise _translate(path, str(problem), error) from None
-    if image.GetDimension() == 4:
-        image = image[:, :, :, 0]  # one frame: _check_scalar_3d let nothing else pass
-    return image
+        if "orthonormal" not in str(problem):
+            raise _translate(path, str(problem), error) from None
+        with quiet(), nifti.permissive():
+            image = _execute(path, error)
+        note = nifti.straightened(path, affine_of(image), image.GetSize(), error)
+    return image, note
+
+
+def _execute(path: Path, error: Refusal) -> sitk.Image:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    _check_scalar_3d(path, reader, error)
+    image = reader.Execute()
+    return image[:, :, :, 0] if image.GetDimension() == 4 else image  # of one frame, says the check
 
 
 def _check_scalar_3d(path: Path, reader: sitk.ImageFileReader, error: Refusal) -> None:
@@ -139,11 +146,6 @@ def _translate(path: Path, problem: str, error: Refusal) -> BadInput:
             f"{path.name} is not an image that can be read.",
             "Use NIfTI (.nii, .nii.gz), NRRD (.nrrd), MetaImage (.mha) or a folder of DICOM slices.",
         )
-    if "orthonormal" in problem:
-        return error(
-            f"{path.name} has axes that are not at right angles.",
-            "Resample it to a regular grid first, in Slicer with Resample Scalar/Vector/DWI Volume.",
-        )
     if any(words in problem for words in ("bytes but received", "fread got only", "hit end of header")):
         return error(f"{path.name} is cut short.", COPY_AGAIN)
     lines = [line.strip() for line in problem.splitlines() if line.strip()]
@@ -157,7 +159,7 @@ def _check_complete(path: Path, error: Refusal) -> None:
     name = path.name.lower()
     try:
         if name.endswith((".nii", ".nii.gz")):
-            _check_nifti(path, error)
+            nifti.check_complete(path, error)
         elif name.endswith(".mha"):
             _check_metaimage(path, error)
     except (EOFError, gzip.BadGzipFile, zlib.error) as problem:
@@ -169,43 +171,6 @@ def _check_complete(path: Path, error: Refusal) -> None:
         raise error(f"{path.name} is cut short or damaged inside.", COPY_AGAIN) from None
     except OSError as problem:
         raise error(f"{path.name} cannot be opened ({problem.strerror}).", "Check its permissions.") from None
-
-
-def _check_nifti(path: Path, error: Refusal) -> None:
-    """Compares the size its header announces with what there is; a gzip is read to its end and checksum."""
-    packed = path.name.lower().endswith(".gz")
-    with gzip.open(path) if packed else path.open("rb") as file:
-        header = file.read(540)
-        expected = _nifti_bytes(header)
-        if expected is None:
-            raise error(f"{path.name} is not a NIfTI file, whatever its name says.", "Export the image again.")
-        size = len(header)
-        if packed:
-            while block := file.read(1 << 20):
-                size += len(block)
-        else:
-            size = path.stat().st_size
-    if size < expected:
-        raise error(f"{path.name} is cut short: {size:,} of {expected:,} bytes are there.", COPY_AGAIN)
-
-
-def _nifti_bytes(header: bytes) -> int | None:
-    """The size of the uncompressed file that a NIfTI-1 or NIfTI-2 header announces; None if it is neither."""
-    for order in "<>":
-        if len(header) >= 348 and struct.unpack(order + "i", header[:4])[0] == 348:
-            dims = struct.unpack(order + "8h", header[40:56])
-            bits = struct.unpack(order + "h", header[72:74])[0]
-            offset = int(struct.unpack(order + "f", header[108:112])[0])
-        elif len(header) >= 540 and struct.unpack(order + "i", header[:4])[0] == 540:
-            dims = struct.unpack(order + "8q", header[16:80])
-            bits = struct.unpack(order + "h", header[14:16])[0]
-            offset = struct.unpack(order + "q", header[168:176])[0]
-        else:
-            continue
-        if not 1 <= dims[0] <= 7:
-            return None
-        return offset + math.prod(max(1, n) for n in dims[1 : dims[0] + 1]) * bits // 8
-    return None
 
 
 def _check_metaimage(path: Path, error: Refusal) -> None:
