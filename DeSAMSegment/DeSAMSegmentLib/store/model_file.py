@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,7 +135,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
             loaded: Any = load_file(path)
         else:
             mapped = zipfile.is_zipfile(path)  # the format before torch 1.6 cannot be mapped
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about odd pickles: they fail in words of our own
+                loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as problem:
         if "weights_only" in str(problem).lower() or "Unsupported" in str(problem):
             raise BadModelFile(
