@@ -51,7 +51,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and turns its ending into an exit code; a user's mistake is one line on stderr."""
     warnings.filterwarnings("ignore")  # those of torch and MONAI speak to programmers
     try:
-        code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        given = None if arguments is None else list(arguments)
+        code = app(args=given, prog_name="desam", standalone_mode=False)
         return code if isinstance(code, int) else DONE
     except (KeyboardInterrupt, typer.Abort):
         return _fail("Stopped.", STOPPED)

@@ -1,5 +1,4 @@
-"""How close a segmentation is to the truth: Dice, HD95, ASSD and volume error on the volume's own grid, in
-mm.
+"""How close a segmentation is to the truth: Dice, HD95, ASSD, volume error on the volume's own grid, in mm.
 
 Two protocols stand side by side (E-8): ``labelled`` looks only at slices whose truth holds the label (the
 paper's: it cannot see what is painted elsewhere), ``all`` looks at the whole volume. A third, ``reference``,

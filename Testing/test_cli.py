@@ -1,0 +1,253 @@
+"""The desam command as a user types it: segment, train, evaluate, help, JSON, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conftest import blob, write_nifti
+from DeSAMSegmentLib.cli import main
+from DeSAMSegmentLib.cli.options import HELP, build
+from DeSAMSegmentLib.data.volume import read_labels
+from DeSAMSegmentLib.engine.events import Finished, Started
+from DeSAMSegmentLib.engine.options import SegmentOptions, TrainOptions
+from DeSAMSegmentLib.errors import BadInput
+
+COMMAND = [sys.executable, "-m", "DeSAMSegmentLib.cli"]
+LIBRARY = Path(__file__).resolve().parents[1] / "DeSAMSegment"
+COMMANDS = [
+    [],
+    ["segment"],
+    ["train"],
+    ["evaluate"],
+    ["weights"],
+    ["weights", "list"],
+    ["weights", "get"],
+    ["weights", "add"],
+    ["models"],
+    ["models", "list"],
+    ["models", "show"],
+    ["models", "add"],
+    ["models", "export"],
+    ["models", "rename"],
+    ["models", "delete"],
+    ["models", "import-reference"],
+    ["info"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Usage:")
+    assert "--help" in out
+
+
+def test_help_loads_no_torch() -> None:
+    code = (
+        "import sys; from DeSAMSegmentLib.cli import main; main(['train', '--help']); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=LIBRARY, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(("command", "kind"), [("segment", SegmentOptions), ("train", TrainOptions)])
+def test_every_option_of_an_engine_is_an_option_of_its_command(command, kind, capsys) -> None:
+    main([command, "--help"])
+    out = capsys.readouterr().out
+    names = [field.name for field in fields(kind)]
+    for name in names:
+        assert f"--{name.replace('_', '-')}" in out
+        assert HELP[kind][name], f"{name} has no help text"
+    assert set(HELP[kind]) == set(names), "help texts of options that are no more"
+
+
+# ---- segment
+# -----------------------------------------------------------------------------------------------------
+
+
+def test_one_volume_becomes_a_segmentation_with_its_geometry_and_names(
+    volume_file: Path, untrained_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out" / "blob.seg.nrrd"
+    assert main(["segment", str(volume_file), str(output), "--model", str(untrained_model), "--device", "cpu"]) == 0
+    written, image = sitk.ReadImage(str(output)), sitk.ReadImage(str(volume_file))
+    assert written.GetSpacing() == pytest.approx(image.GetSpacing())
+    assert written.GetMetaData("Segment0_Name") == "blob"
+    captured = capsys.readouterr()
+    assert "blob: Untrained, whole box" in captured.out
+    assert f"segmentation: {output}" in captured.out
+    assert captured.err == ""
+
+
+@pytest.mark.usefixtures("quick_encoder")
+def test_a_folder_goes_on_when_a_volume_fails(
+    volume_file: Path, untrained_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = volume_file.parent
+    (folder / "broken.nii.gz").write_text("this is no image")
+    write_nifti(folder / "second.nrrd", blob(seed=2)[0])
+    out = tmp_path / "out"
+    code = main(["segment", str(folder), str(out), "-m", str(untrained_model), "--format", "nii.gz", "--confidence"])
+    assert code == 1
+    names = {path.name for path in out.iterdir()}
+    assert names == {"blob.nii.gz", "second.nii.gz", "blob.confidence.csv", "second.confidence.csv"}
+    captured = capsys.readouterr().out
+    assert "broken failed: broken.nii.gz is not a gzip file" in captured
+    assert "2 of 3 volumes segmented, 1 failed." in captured
+    assert (out / "blob.confidence.csv").read_text().splitlines()[0] == "slice,confidence,agreement"
+
+
+@pytest.mark.usefixtures("quick_encoder")
+def test_json_is_one_event_per_line_and_nothing_else(
+    volume_file: Path, untrained_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.nii.gz"
+    assert main(["segment", str(volume_file), str(output), "-m", str(untrained_model), "--json"]) == 0
+    captured = capsys.readouterr()
+    events = [json.loads(line) for line in captured.out.splitlines()]
+    assert [event["event"] for event in events] == ["Started", *["SliceDone"] * 4, "Saved", "Finished"]
+    labels = read_labels(output).array
+    for event in events[1:5]:
+        assert event["pixels"].get("1", 0) == int((labels[event["index"]] == 1).sum())
+    assert captured.err == ""
+
+
+@pytest.mark.usefixtures("quick_encoder")
+def test_options_reach_the_engine(volume_file: Path, untrained_model: Path, tmp_path: Path, capsys) -> None:
+    output = tmp_path / "out.nii.gz"
+    arguments = ["segment", str(volume_file), str(output), "-m", str(untrained_model), "--json"]
+    assert main([*arguments, "--slice-range", "1", "2", "--slice-axis", "axial", "--no-largest-component"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["index"] for event in events if event["event"] == "SliceDone"] == [1, 2]
+
+
+def test_ctrl_c_keeps_the_finished_slices(untrained_model: Path, tmp_path: Path) -> None:
+    volume = write_nifti(tmp_path / "long.nii.gz", blob(shape=(60, 40, 36))[0])
+    output = tmp_path / "out.nii.gz"
+    arguments = ["segment", str(volume), str(output), "-m", str(untrained_model), "--json", "--mask-threshold", "0.01"]
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=LIBRARY
+    )
+    assert process.stdout is not None
+    done = []
+    for line in process.stdout:
+        event = json.loads(line)
+        if event["event"] == "SliceDone":
+            done.append(event)
+            if len(done) == 2:
+                process.send_signal(signal.SIGINT)
+        elif event["event"] == "Log":
+            said = event["text"]
+    assert process.wait(timeout=60) == 130
+    assert process.stderr is not None
+    assert process.stderr.read().strip() == "desam: Stopped."
+    labels = read_labels(output).array
+    assert 2 <= len(done) < 60
+    for event in done:
+        assert event["pixels"].get("1", 0) == int((labels[event["index"]] == 1).sum())
+    assert any(event["pixels"] for event in done)
+    assert f"{len(done)} of 60 slices" in said
+
+
+# ---- train and evaluate
+# ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained_with(monkeypatch: pytest.MonkeyPatch) -> dict:
+    """What the train engine is called with; it does not run."""
+    seen: dict = {}
+
+    def train(cases, labels, folder, options, **how):
+        seen.update(cases=cases, labels=labels, folder=folder, options=options, **how)
+        yield Started("train", "x", 1, "epoch", "CPU")
+        yield Finished("train", 1.0)
+
+    monkeypatch.setattr("DeSAMSegmentLib.engine.train.train", train)
+    return seen
+
+
+def test_train_takes_profile_options_cases_and_labels(dataset: Path, tmp_path: Path, trained_with: dict) -> None:
+    arguments = "--profile paper --no-train-prim --patience 0 --intensity window --window -160 240 --labels blob"
+    code = main(
+        ["train", str(dataset), str(tmp_path / "run"), *arguments.split(), "--domain", "south", "--slices", "labelled"]
+    )
+    assert code == 0
+    options = trained_with["options"]
+    assert options.width == "paper"  # of the profile
+    assert not options.train_prim  # against the profile
+    assert (options.window, options.labels, options.patience) == ((-160.0, 240.0), (1,), None)
+    assert [(case.name, case.slices) for case in trained_with["cases"]] == [("south_1", "labelled")]
+    assert trained_with["resume"] is False
+
+
+def test_what_is_not_given_keeps_the_profile_s_default(dataset: Path, tmp_path: Path, trained_with: dict) -> None:
+    assert (
+        main(["train", str(dataset), str(tmp_path / "run"), "--resume", "--exclude", "north", "--device", "cpu"]) == 0
+    )
+    assert trained_with["options"] == TrainOptions()
+    assert [case.name for case in trained_with["cases"]] == ["south_1"]
+    assert (trained_with["resume"], trained_with["device"]) == (True, "cpu")
+
+
+@pytest.mark.usefixtures("quick_encoder")
+def test_a_model_is_trained_shown_and_evaluated(dataset: Path, tmp_path: Path, capsys) -> None:
+    run = tmp_path / "run"
+    assert main(["train", str(dataset), str(run), "--epochs", "1", "--mode", "box", "--name", "blobs"]) == 0
+    assert "epoch 1/1  loss" in capsys.readouterr().out
+    assert main(["models", "show", str(run / "best.desam")]) == 0
+    assert "value 1, name blob" in capsys.readouterr().out
+    report = tmp_path / "report"
+    assert main(["evaluate", str(dataset), str(report), "--model", str(run / "best.desam"), "--cases", "south"]) == 0
+    assert "[1/1] south_1  blob: Dice" in capsys.readouterr().out
+    assert (report / "report.md").is_file()
+
+
+def test_finished_label_maps_are_evaluated(dataset: Path, tmp_path: Path, capsys) -> None:
+    truth = dataset / "labelsTr"
+    assert main(["evaluate", str(dataset), str(tmp_path / "report"), "--predictions", str(truth), "--json"]) == 0
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last["summary"]["blob"]["all"]["dice"]["mean"] == 1.0
+    (tmp_path / "few").mkdir()
+    assert main(["evaluate", str(dataset), str(tmp_path / "second"), "--predictions", str(tmp_path / "few")]) == 1
+
+
+# ---- options
+# -----------------------------------------------------------------------------------------------------
+
+
+def test_zero_means_never_for_limits() -> None:
+    options = build(TrainOptions, {"patience": 0, "minutes": 0.0, "seed": 0})
+    assert (options.patience, options.minutes, options.seed) == (None, None, 0)
+
+
+def test_values_that_make_no_sense_are_refused_before_any_work() -> None:
+    with pytest.raises(BadInput, match="between 1 and 64"):
+        build(SegmentOptions, {"points": 0})
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("desam 0.")
+
+
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) in (0, 2)
+    assert "Commands:" in capsys.readouterr().out
+
+
+def test_an_output_pipe_that_closes_is_no_traceback(tmp_path: Path) -> None:
+    environment = os.environ | {"COLUMNS": "80"}
+    shell = f'"{sys.executable}" -m DeSAMSegmentLib.cli train --help | head -n 1'
+    done = subprocess.run(shell, shell=True, cwd=LIBRARY, env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert np.char.startswith(done.stdout, "Usage")
