@@ -12,6 +12,7 @@ def draw_curves(history: list[dict[str, Any]], path: Path, title: str) -> None:
     """Loss on the left axis, validation Dice on the right, the best epoch marked."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # not pyplot: it keeps global state and may open a window inside Slicer
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
@@ -19,7 +20,7 @@ def draw_curves(history: list[dict[str, Any]], path: Path, title: str) -> None:
     epochs = [row["epoch"] for row in history]
     axes.plot(epochs, [row["loss"] for row in history], color="tab:blue", label="training loss")
     axes.set(xlabel="epoch", ylabel="loss", title=title, ylim=(0, None))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     validated = [(row["epoch"], row["validation_dice"]) for row in history if row["validation_dice"] != ""]
     handles, labels = axes.get_legend_handles_labels()
     if validated:

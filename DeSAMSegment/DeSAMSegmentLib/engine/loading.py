@@ -15,8 +15,9 @@ from ..model.config import DeSAMConfig
 from ..model.desam import DeSAM as Network
 from ..model.types import Features
 from ..store import model_file, weights
-from ..store.card import ModelCard, default_label
+from ..store.card import ModelCard
 from ..store.library import Library
+from ..store.terminology import default_label
 from . import device as devices
 
 REFERENCE_BACKBONES = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
@@ -76,6 +77,7 @@ class DeSAM(Network):
                 f"{Path(path).name} is not a checkpoint of the published DeSAM code ({error}).",
                 "Give the file that its training script saved.",
             ) from error
+        assert isinstance(model, cls)
         model.card = reference_card(Path(path).stem, model.config)
         return model.eval()
 
@@ -92,7 +94,7 @@ def reference_card(name: str, config: DeSAMConfig) -> ModelCard:
         name=name,
         title=name,
         description="Imported from a checkpoint of the published DeSAM code.",
-        labels=[default_label(1, "organ")],
+        labels=(default_label(1, "organ"),),
         backbone=config.backbone,
         architecture=config.to_dict(),
         slices={"axis": "axial", "intensity": "percentile", "zero_black": True, "fit": "squash"},
@@ -103,7 +105,7 @@ def reference_card(name: str, config: DeSAMConfig) -> ModelCard:
 
 def load_model(model: DeSAM | str | Path) -> DeSAM:
     """A loaded model as it is; a path or the name of a model in the library is read from disk."""
-    return model if isinstance(model, Network) else DeSAM.load(Library().resolve(model))  # type: ignore[return-value]
+    return model if isinstance(model, DeSAM) else DeSAM.load(Library().resolve(model))
 
 
 class Encoder:
@@ -150,11 +152,15 @@ class Encoder:
             if self.device.type == "cpu":
                 raise
             self.log("The GPU's memory is not enough for the image encoder: going on with the CPU.")
-            self.device = torch.device("cpu")
-            self.backbone.to(self.device)
-            devices.release()
+            self.move("cpu")
             features = work(1)
         return features
+
+    def move(self, device: torch.device | str) -> None:
+        """Goes on with another device and gives the memory of the old one back."""
+        self.device = torch.device(device)
+        self.backbone.to(self.device)
+        devices.release()
 
     def _forward(self, images: np.ndarray) -> Features:
         tensor = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)

@@ -76,6 +76,7 @@ class TrainOptions:
     seed: int = 0
     validation_fraction: float = 0.1
     empty_fraction: float = 0.3  # share of organ-free slices in a batch; 0 = labelled slices only (paper)
+    views: int = 1  # feature sets per slice: the slice itself and views - 1 turned, scaled, re-exposed looks of it
     slices: str = "all"  # "all" slices of a case are labelled, or only those "labelled" carry truth
     iou_weight: float = 10.0  # Dice + CE + 10 MSE (paper, equation 4)
     reference_losses: bool = False  # published code: Dice only, L1 on the IoU
@@ -106,6 +107,7 @@ class TrainOptions:
                 f"The validation share must be between 0 and 1, not {self.validation_fraction}.",
             ),
             (0 <= self.empty_fraction < 1, f"The share of empty slices must be below 1, not {self.empty_fraction}."),
+            (1 <= self.views <= 32, f"Views per slice must be between 1 and 32, not {self.views}."),
             (self.slices in ("all", "labelled"), f"Slices is 'all' or 'labelled', not {self.slices!r}."),
             (self.slice_axis in AXES, f"Slice axis must be one of {', '.join(AXES)}, not {self.slice_axis!r}."),
             (

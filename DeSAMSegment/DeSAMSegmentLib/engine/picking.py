@@ -1,4 +1,4 @@
-"""Which of a slice's grid masks is the answer (published rule; docs: E3 of the decision list in docs/how-it-differs.md).
+"""Which of a slice's grid masks is the answer (the published rule; docs/how-it-differs.md).
 
 The published pipeline decodes every mask, filters by predicted IoU, suppresses boxes twice, cleans small regions in
 between and then reads only the first record. The same record can be found lazily: visit the accepted points by falling
@@ -67,7 +67,7 @@ def _kept_candidates(
 ) -> Iterator[Candidate]:
     """Non-empty masks by falling IoU that survive greedy box suppression, decoded one by one.
 
-    An empty mask has no box and would survive every suppression, so the published code lets it win (E-17): dropped here.
+    An empty mask has no box and would survive every suppression, so in the published code it wins (E-17): dropped.
     """
     boxes: list[tuple[int, int, int, int]] = []
     for prompt in accepted_order(iou, threshold):

@@ -15,7 +15,7 @@ from ..errors import BadInput
 from ..files import atomic_path, write_text
 from ..store.card import ModelCard
 from .events import EpochDone
-from .loading import DeSAM
+from .learner import Learner
 
 COLUMNS = ("epoch", "loss", "dice", "ce", "iou", "learning_rate", "validation_dice", "best", "seconds")
 
@@ -67,19 +67,19 @@ class RunFolder:
                 "Resume with the same data and options, or start a new run in another folder.",
             )
 
-    def save(self, model: DeSAM, card: ModelCard, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
+    def save(self, learner: Learner, card: ModelCard, state: TrainingState) -> None:
         """The last model and what an exact resume needs."""
-        model.save(self.last, card)
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
-        trained = {
-            names[id(p)]: p.detach().cpu() for group in optimizer.param_groups for p in group["params"]
+        learner.model.save(self.last, card)
+        saved = {
+            "state": vars(state),
+            "tensors": [parameter.detach().cpu() for parameter in learner.parameters],
+            "optimizer": learner.optimizer.state_dict(),
+            "scaler": learner.scaler.state_dict(),
         }
         with atomic_path(self.state) as temporary:
-            torch.save(
-                {"state": vars(state), "tensors": trained, "optimizer": optimizer.state_dict()}, temporary
-            )
+            torch.save(saved, temporary)
 
-    def restore(self, model: DeSAM, optimizer: torch.optim.Optimizer) -> TrainingState:
+    def restore(self, learner: Learner) -> TrainingState:
         """Puts model and optimizer back to the end of the last finished epoch.
 
         Raises:
@@ -87,11 +87,11 @@ class RunFolder:
         """
         try:
             saved = torch.load(self.state, map_location="cpu", weights_only=True)
-            parameters = dict(model.named_parameters())
             with torch.no_grad():
-                for name, tensor in saved["tensors"].items():
-                    parameters[name].copy_(tensor)
-            optimizer.load_state_dict(saved["optimizer"])
+                for parameter, tensor in zip(learner.parameters, saved["tensors"], strict=True):
+                    parameter.copy_(tensor)
+            learner.optimizer.load_state_dict(saved["optimizer"])
+            learner.scaler.load_state_dict(saved["scaler"])
             return TrainingState(**saved["state"])
         except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
             raise BadInput(

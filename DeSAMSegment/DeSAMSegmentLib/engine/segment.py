@@ -22,6 +22,8 @@ from .postprocess import clean_small_regions, largest_component
 from .predict import LabelPrediction, Settings, predict_slice
 from .stream import FeatureStream
 
+MOST_PROMPTS = 64  # prompts at once before the first out-of-memory
+
 
 @dataclass(frozen=True)
 class SegmentResult:
@@ -139,11 +141,11 @@ class Segmentation:
         """Slices to segment, in canonical order; ``slice_range`` counts along the volume's own array axis."""
         every = range(len(self.slices))
         if self.only is not None:
-            return [i for i in every if self.slices.position(i) in self.only]
+            return [i for i in every if self.slices.index(i) in self.only]
         if self.options.slice_range is None:
             return list(every)
         first, last = self.options.slice_range
-        chosen = [i for i in every if first <= self.slices.position(i) <= last]
+        chosen = [i for i in every if first <= self.slices.index(i) <= last]
         if not chosen:
             raise BadInput(
                 f"The slice range {first} to {last} holds no slice of this volume.",
@@ -157,19 +159,19 @@ class Segmentation:
             self.model.to(features.neck.device)
 
         def work(batch: int) -> list[LabelPrediction]:
-            self.model.prompt_batch = batch if features.neck.device.type != "cpu" else None
+            # until memory runs out the model picks the batch that suits its device
+            self.model.prompt_batch = None if batch == MOST_PROMPTS else batch
             return predict_slice(self.model, features, self.settings)
 
         try:
-            return devices.with_backoff(work, self.model.prompt_batch or 64, self.log.append, "decoding masks")[0]
+            batch = self.model.prompt_batch or MOST_PROMPTS
+            return devices.with_backoff(work, batch, self.log.append, "decoding masks")[0]
         except devices.OutOfMemory:
             if self.encoder.device.type == "cpu":
                 raise
             self.log.append("The GPU's memory is not enough for the decoder: going on with the CPU.")
-            self.encoder.device = features.neck.device.__class__("cpu")
-            self.encoder.backbone.to("cpu")
+            self.encoder.move("cpu")
             self.model.to("cpu")
-            devices.release()
             return predict_slice(self.model, features.to(device="cpu"), self.settings)
 
     def _label_map(self, predictions: list[LabelPrediction]) -> np.ndarray:

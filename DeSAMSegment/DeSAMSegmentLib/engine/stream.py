@@ -57,6 +57,10 @@ class FeatureStream:
     def key(self, index: int) -> str:
         return slice_key(self.slices, index, self.encoder.key)
 
+    def picture(self, index: int) -> np.ndarray:
+        """What the encoder is shown: (256, 256) uint8."""
+        return self.slices.image(index)
+
     def stored(self, index: int) -> StoredFeatures | None:
         return self.cache.get(self.key(index)) if self.cache else None
 
@@ -77,7 +81,7 @@ class FeatureStream:
         batch = []
         for index in indices:
             stored = self.stored(index)
-            batch.append((index, stored, None if stored else self.slices.image(index)))
+            batch.append((index, stored, None if stored else self.picture(index)))
         return batch
 
     def _features(

@@ -22,16 +22,17 @@ from ..data.slices import SliceSpec
 from ..errors import BadInput
 from ..model.backbones import BACKBONES
 from ..model.config import DeSAMConfig
-from ..store.card import LabelInfo, ModelCard, default_label
+from ..store.card import LabelInfo, ModelCard
+from ..store.terminology import default_label
 from . import device as devices
 from .curves import draw_curves
 from .events import EpochDone, Event, Finished, Log, Progress, Saved, Started
-from .loading import DeSAM, Encoder, half_type, load_backbone, load_model, sam_tensors
-from .losses import LossParts, Objective
+from .learner import Learner
+from .loading import DeSAM, Encoder, load_backbone, load_model, sam_tensors
 from .options import SegmentOptions, TrainOptions
-from .provenance import software, utc_now
+from .provenance import training_card
 from .run_folder import RunFolder, TrainingState, metrics_row
-from .training_set import Batch, TrainingSet, common_spec, draw_points
+from .training_set import TrainingSet, common_spec
 from .validation import HeldOut, Score, hold_out, validate
 
 
@@ -127,8 +128,6 @@ class _Training:
         self.values = [label.value for label in labels]
         self.log: list[str] = []
         encoder.log = self.log.append
-        self.objective = Objective(options.iou_weight, options.profile != "paper", options.reference_losses)
-        self.micro_batch = options.batch_size
 
     # ---- the run, top to bottom -----------------------------------------------------------------------------------
 
@@ -142,39 +141,37 @@ class _Training:
         data = TrainingSet(training, self.values, spec, options, self.encoder, cache, excluded)
         yield from data.prepare()
         model = self._model(spec)
-        optimizer = torch.optim.Adam(model.trainable(options.train_prim), lr=options.learning_rate)
-        scaler = torch.amp.GradScaler(enabled=self._amp and half_type(self.encoder.device) is torch.float16)
+        learner = Learner(model, self.values, options, self.encoder.device, self.log.append)
         if self.resume:
-            state = self.folder.restore(model, optimizer)
+            state = self.folder.restore(learner)
             yield Log(f"Resuming after epoch {state.epoch}.")
         begun = time.perf_counter() - state.seconds
         while state.epoch < state.epochs and not self._exhausted(state):
-            yield from self._epoch(model, optimizer, scaler, data, held_out, cache, state, begun)
+            yield from self._epoch(learner, data, held_out, cache, state, begun)
         seconds = time.perf_counter() - begun
         best = None if state.best_dice < 0 else state.best_dice
         result = TrainResult(self.folder.best, self.folder.last, state.best_epoch, best, state.history)
         yield Finished("train", seconds, result, {"best_dice": best, "best_epoch": state.best_epoch})
 
-    def _epoch(self, model, optimizer, scaler, data, held_out, cache, state: TrainingState, begun) -> Iterator[Event]:
+    def _epoch(
+        self, learner: Learner, data: TrainingSet, held_out, cache, state: TrainingState, begun: float
+    ) -> Iterator[Event]:
         start = time.perf_counter()
         number = state.epoch + 1
         sums = np.zeros(4)
         slices = 0
         rng = np.random.default_rng([self.options.seed, number, 1])  # prompts; the order of slices has its own
         batches = data.epoch(number)
-        model.train()
+        learner.model.train()
         for done, batch in enumerate(data.batches(number), 1):
             rate = self._learning_rate(state.step, state.epochs * len(batches))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            size = len(batch.truth)
-            sums += size * np.array(self._step(model, optimizer, scaler, batch, rng))
-            slices += size
+            sums += len(batch.truth) * learner.step(batch, rate, rng)
+            slices += len(batch.truth)
             state.step += 1
             yield Progress(f"Epoch {number} of {state.epochs}", done, len(batches))
             yield from self._logged()
-        model.eval()
-        score = yield from self._validated(model, held_out, cache, number, state)
+        learner.model.eval()
+        score = yield from self._validated(learner.model, held_out, cache, number, state)
         state.epoch, state.seconds = number, time.perf_counter() - begun
         loss, dice, ce, iou = (float(value) for value in sums / slices)
         better = score is None or score.dice > state.best_dice
@@ -185,7 +182,7 @@ class _Training:
         if better:
             state.best_epoch, state.best_dice = number, score.dice if score else -1.0
         state.history.append(metrics_row(event))
-        yield from self._written(model, optimizer, state, score, better)
+        yield from self._written(learner, state, score, better)
         self._fit_into_minutes(state, time.perf_counter() - start)
         yield event
 
@@ -202,74 +199,17 @@ class _Training:
             yield event
         return None
 
-    def _written(self, model, optimizer, state: TrainingState, score: Score | None, better: bool) -> Iterator[Event]:
+    def _written(self, learner: Learner, state: TrainingState, score: Score | None, better: bool) -> Iterator[Event]:
         """Models, state, numbers and curves of a finished epoch, in an order that a kill cannot spoil."""
-        card = self._card(model, score, state)
+        card = self._card(learner.model, score, state)
         if better:
-            model.save(self.folder.best, card)
+            learner.model.save(self.folder.best, card)
             yield Saved(self.folder.best, "model")
-        self.folder.save(model, card, optimizer, state)
+        self.folder.save(learner, card, state)
         self.folder.write_metrics(state.history)
         draw_curves(state.history, self.folder.curves, self.options.name)
 
-    # ---- one step -------------------------------------------------------------------------------------------------
-
-    def _step(self, model: DeSAM, optimizer, scaler, batch: Batch, rng: np.random.Generator) -> list[float]:
-        """One optimizer step over all labels; [total, dice, ce, iou] of the batch, mean over labels.
-
-        Out of memory halves the part of the batch that is on the device at once; gradients add up to the same step.
-        """
-        prompts = [self._prompts(batch.truth == value, rng, model.config.input_size) for value in self.values]
-
-        def work(size: int) -> list[float]:
-            optimizer.zero_grad(set_to_none=True)
-            totals = np.zeros(4)
-            for first in range(0, len(batch.truth), size):
-                totals += self._backward(model, scaler, batch, prompts, slice(first, first + size))
-            scaler.step(optimizer)
-            scaler.update()
-            return totals.tolist()
-
-        result, fitted = devices.with_backoff(
-            work, min(self.micro_batch, len(batch.truth)), self.log.append, "training"
-        )
-        if fitted < min(self.micro_batch, len(batch.truth)):
-            self.micro_batch = fitted
-        return result
-
-    def _backward(self, model: DeSAM, scaler, batch: Batch, prompts, part: slice) -> np.ndarray:
-        features = batch.features[part]
-        share = len(batch.truth[part]) / len(batch.truth) / len(self.values)
-        totals = np.zeros(4)
-        device = features.neck.device
-        for label, value in enumerate(self.values):
-            points, inside = prompts[label]
-            target = torch.from_numpy(batch.truth[part] == value).to(device)[:, None]
-            with torch.autocast(device.type, dtype=half_type(device), enabled=self._amp):
-                iou, logits = model.train_decode(features, None if points is None else points[part].to(device), label)
-            parts = self._loss(logits, target, iou, None if inside is None else inside[part].to(device))
-            # label by label, so that only one decoder's activations are alive
-            scaler.scale(parts.total * share).backward()
-            numbers = torch.stack([parts.total, parts.dice, parts.ce, parts.iou]).detach() * share
-            totals += numbers.cpu().numpy()
-        return totals
-
-    def _loss(self, logits, target, iou, inside) -> LossParts:
-        ranked = inside is not None and self.options.variant != "no_iou_head"
-        return self.objective(
-            logits[:, 0, None], target, iou[:, 0] if ranked else None, inside[:, 0] if ranked else None
-        )
-
-    def _prompts(self, truth: np.ndarray, rng: np.random.Generator, input_size: int):
-        if self.options.mode == "box" or self.options.variant == "pdmm_only":
-            return None, None
-        return draw_points(truth, rng, input_size)
-
     # ---- plans ----------------------------------------------------------------------------------------------------
-
-    @property
-    def _amp(self) -> bool:
-        return self.options.amp and self.encoder.device.type == "cuda"
 
     def _learning_rate(self, step: int, steps: int) -> float:
         """Polynomial decay (power 0.9 as published), per step."""
@@ -325,34 +265,9 @@ class _Training:
         }
 
     def _card(self, model: DeSAM, score: Score | None, state: TrainingState) -> ModelCard:
-        record = {
-            "profile": self.options.profile,
-            "options": self.options.to_dict(),
-            "cases": [case.name for case in self.cases],
-            "validation_dice": score.per_case if score else {},
-            "mean_validation_dice": score.dice if score else None,
-            "epochs": state.epoch,
-            "seed": self.options.seed,
-            "losses": [row["loss"] for row in state.history],
-        }
-        return ModelCard(
-            name=self.options.name,
-            title=self.options.name,
-            labels=self.labels,
-            backbone=self.options.backbone,
-            backbone_sha256=self.encoder.sha256,
-            architecture=model.config.to_dict(),
-            slices=self.spec.to_dict(),
-            inference={
-                "mode": self.options.mode,
-                "points": 9,
-                "iou_threshold": 0.5,
-                "largest_component": bool(score and score.largest_component),
-            },
-            training=record,
-            software=software(),
-            created=utc_now(),
-        )
+        names = [case.name for case in self.cases]
+        digest, architecture = self.encoder.sha256, model.config
+        return training_card(self.options, self.labels, names, digest, architecture, self.spec, score, state)
 
     def _logged(self) -> Iterator[Log]:
         while self.log:

@@ -1,0 +1,189 @@
+"""A segmentation lands on the voxels it was computed from, whatever the volume's orientation; nothing else is touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from DeSAMSegmentLib.data.features import FeatureCache
+from DeSAMSegmentLib.data.volume import Volume
+from DeSAMSegmentLib.engine.events import Finished, Log, SliceDone, Started
+from DeSAMSegmentLib.engine.loading import DeSAM, sam_tensors
+from DeSAMSegmentLib.engine.options import SegmentOptions
+from DeSAMSegmentLib.engine.segment import SegmentResult, segment
+from DeSAMSegmentLib.errors import BadInput
+from DeSAMSegmentLib.model.config import DeSAMConfig
+from DeSAMSegmentLib.model.slice_decoder import SliceDecoder
+from DeSAMSegmentLib.store.card import ModelCard
+from DeSAMSegmentLib.store.terminology import default_label
+from standin import ball_volume, stand_in_encoder
+
+
+def untrained(labels: int = 1, variant: str = "full") -> DeSAM:
+    """SAM's PRIM and a random PDMM: masks mean nothing, but they depend on every pixel of the slice."""
+    torch.manual_seed(1)
+    config = DeSAMConfig(labels=labels, variant=variant, shared_prim=True)
+    model = DeSAM.from_sam(config, sam_tensors("lite_medsam"))
+    assert isinstance(model, DeSAM)
+    model.card = ModelCard(
+        name="untrained",
+        labels=tuple(default_label(value, f"label {value}") for value in range(1, labels + 1)),
+        backbone="lite_medsam",
+        architecture=config.to_dict(),
+        slices={"axis": "axial", "intensity": "percentile"},
+    )
+    return model.eval()
+
+
+def run(volume: Volume, model: DeSAM, options: SegmentOptions | None = None, **more) -> tuple[list, SegmentResult]:
+    events = list(segment(volume, model, options, encoder=stand_in_encoder(), **more))
+    assert isinstance(events[0], Started)
+    assert isinstance(events[-1], Finished)
+    return events, events[-1].result
+
+
+@pytest.fixture(scope="module")
+def model() -> DeSAM:
+    return untrained()
+
+
+BOX = SegmentOptions(mode="box")
+
+
+def test_every_slice_event_is_that_slice_of_the_result(model) -> None:
+    volume, _ = ball_volume()
+    events, result = run(volume, model, BOX)
+    slices = [event for event in events if isinstance(event, SliceDone)]
+    assert [event.done for event in slices] == list(range(1, len(slices) + 1))
+    assert len(slices) == volume.array.shape[result.axis]
+    assert result.labels.any()
+    for event in slices:
+        np.testing.assert_array_equal(event.labels, result.labels.take(event.index, event.axis))
+        assert 0 <= event.confidence <= 1
+
+
+@pytest.mark.parametrize("permutation", [(0, 1, 2), (1, 0, 2), (2, 1, 0)])
+@pytest.mark.parametrize("flips", [(), (0,), (1, 2)])
+def test_another_storage_of_the_same_anatomy_gives_the_same_voxels(model, permutation, flips) -> None:
+    volume, _ = ball_volume(shape=(3, 48, 40))
+    expected = run(volume, model, BOX)[1].labels
+    array = np.flip(volume.array.transpose(permutation), flips)
+    stored = Volume(np.ascontiguousarray(array), stored_affine(volume, permutation, flips), name="stored")
+    found = run(stored, model, BOX)[1].labels
+    np.testing.assert_array_equal(found, np.flip(expected.transpose(permutation), flips))
+
+
+def stored_affine(volume: Volume, permutation: tuple[int, ...], flips: tuple[int, ...]) -> np.ndarray:
+    """The IJK-to-RAS matrix of the transposed and flipped KJI array."""
+    kji_to_ras = volume.ijk_to_ras[:, [2, 1, 0, 3]][:, [*permutation, 3]].copy()
+    for axis in flips:
+        size = volume.array.shape[permutation[axis]]
+        kji_to_ras[:, 3] += kji_to_ras[:, axis] * (size - 1)
+        kji_to_ras[:, axis] *= -1
+    return kji_to_ras[:, [2, 1, 0, 3]]
+
+
+def test_a_second_run_reads_the_cache_and_gives_the_same_mask(model, tmp_path: Path) -> None:
+    volume, _ = ball_volume(shape=(3, 48, 40))
+    cache = FeatureCache(tmp_path)
+    first = run(volume, model, BOX, cache=cache)[1].labels
+    encoder = stand_in_encoder()
+    encoder.encode = lambda images: pytest.fail("the encoder ran although the cache holds every slice")
+    *_, finished = segment(volume, model, BOX, encoder=encoder, cache=cache)
+    np.testing.assert_array_equal(finished.result.labels, first)
+    np.testing.assert_array_equal(run(volume, model, BOX)[1].labels, first)
+
+
+def test_a_slice_range_leaves_the_other_slices_empty(model) -> None:
+    volume, _ = ball_volume()
+    whole = run(volume, model, BOX)[1].labels
+    events, result = run(volume, model, SegmentOptions(mode="box", slice_range=(1, 2)))
+    assert sorted(event.index for event in events if isinstance(event, SliceDone)) == [1, 2]
+    np.testing.assert_array_equal(result.labels[1:3], whole[1:3])
+    assert not result.labels[[0, 3, 4]].any()
+    with pytest.raises(BadInput, match="0 to 4"):
+        run(volume, model, SegmentOptions(mode="box", slice_range=(7, 9)))
+
+
+def test_the_grid_hands_out_its_points_and_which_one_was_chosen(model) -> None:
+    volume, _ = ball_volume(shape=(1, 48, 40))
+    options = SegmentOptions(mode="grid", points=3, iou_threshold=0.0, keep_points=True)
+    events, _ = run(volume, model, options)
+    (points,) = [event.points for event in events if isinstance(event, SliceDone)]
+    assert len(points) == 9
+    assert sum(point.chosen for point in points) == 1
+    assert max(points, key=lambda point: point.iou).chosen
+    assert all(0 <= point.row < 48 and 0 <= point.column < 40 for point in points)
+
+
+def test_no_point_above_the_threshold_means_nothing_here(model) -> None:
+    volume, _ = ball_volume(shape=(1, 48, 40))
+    _, result = run(volume, model, SegmentOptions(mode="grid", points=3, iou_threshold=1.0))
+    assert not result.labels.any()
+
+
+def test_overlaps_go_to_the_larger_logit() -> None:
+    model = untrained(labels=2)
+    volume, _ = ball_volume(shape=(1, 48, 40))
+    alone = []
+    for value in (1, 2):
+        single = untrained(labels=2)
+        single.pdmm[2 - value].head.weight.data.zero_()  # the other label finds nothing
+        alone.append(run(volume, single, BOX)[1].labels == value)
+    together = run(volume, model, BOX)[1].labels
+    both = alone[0] & alone[1]
+    assert both.any(), "the test needs an overlap"
+    np.testing.assert_array_equal(together > 0, alone[0] | alone[1])
+    assert set(np.unique(together[both])) <= {1, 2}
+    np.testing.assert_array_equal(together[alone[0] & ~alone[1]], 1)
+    np.testing.assert_array_equal(together[alone[1] & ~alone[0]], 2)
+
+
+@pytest.mark.parametrize("variant", ["pdmm_only", "no_iou_head", "no_fusion"])
+def test_every_ablation_of_table_1_segments(variant) -> None:
+    volume, _ = ball_volume(shape=(1, 48, 40))
+    options = SegmentOptions(mode="grid", points=2, iou_threshold=0.0)
+    assert run(volume, untrained(variant=variant), options)[1].labels.shape == volume.array.shape
+
+
+def test_running_out_of_memory_shrinks_the_batch_says_so_and_changes_nothing(model, monkeypatch) -> None:
+    volume, _ = ball_volume(shape=(1, 48, 40))
+    options = SegmentOptions(mode="grid", points=3, iou_threshold=0.0)
+    expected = run(volume, model, options)[1].labels
+    original = SliceDecoder.score
+
+    def short_of_memory(self, prompts, label=0):
+        if self.model.prompt_batch is None or self.model.prompt_batch > 4:
+            raise RuntimeError("CUDA out of memory (test)")
+        return original(self, prompts, label)
+
+    monkeypatch.setattr(SliceDecoder, "score", short_of_memory)
+    events, result = run(volume, model, options)
+    monkeypatch.undo()
+    model.prompt_batch = None
+    np.testing.assert_array_equal(result.labels, expected)
+    assert any("batches of 4" in event.text for event in events if isinstance(event, Log))
+
+
+def test_a_model_trained_on_other_weights_of_the_same_backbone_is_refused() -> None:
+    model = untrained()
+    object.__setattr__(model.card, "backbone_sha256", "0" * 64)
+    with pytest.raises(BadInput, match="weights add"):
+        run(ball_volume()[0], model, BOX)
+
+
+def test_small_islands_are_removed_by_their_area_in_square_millimetres() -> None:
+    model = untrained()
+    volume, _ = ball_volume(shape=(1, 48, 40))
+    everything = run(volume, model, BOX)[1].labels
+    cleaned = run(volume, model, SegmentOptions(mode="box", min_area_mm2=40))[1].labels
+    from scipy import ndimage
+
+    def sizes(mask):
+        components, count = ndimage.label(mask[0], structure=np.ones((3, 3)))
+        return np.bincount(components.ravel())[1:] * 0.8 * 0.7
+
+    assert sizes(everything).min() < 40 - 0.8 * 0.7, "the test needs a small island"
+    assert sizes(cleaned).min() >= 40 - 0.8 * 0.7

@@ -1,0 +1,207 @@
+"""Training learns, is reproducible, resumes exactly and survives small and awkward data."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from DeSAMSegmentLib.data.cases import Case
+from DeSAMSegmentLib.data.features import FeatureCache
+from DeSAMSegmentLib.engine.events import EpochDone, Finished, Progress
+from DeSAMSegmentLib.engine.loading import DeSAM
+from DeSAMSegmentLib.engine.options import SegmentOptions, TrainOptions
+from DeSAMSegmentLib.engine.segment import segment
+from DeSAMSegmentLib.engine.train import TrainResult, train
+from DeSAMSegmentLib.errors import BadInput, BadLabels
+from DeSAMSegmentLib.model.types import Features
+from standin import ball_volume, stand_in_encoder
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> FeatureCache:
+    return FeatureCache(tmp_path / "cache")
+
+
+def ball_cases(count: int, **changes) -> list[Case]:
+    cases = []
+    for seed in range(count):
+        volume, labels = ball_volume(seed)
+        cases.append(Case(f"ball{seed}", volume, labels, **changes))
+    return cases
+
+
+def run(cases, folder, cache, options, resume=False, stop_after=None) -> tuple[list[EpochDone], TrainResult | None]:
+    """Trains with the stand-in encoder; closes the generator after ``stop_after`` epochs."""
+    epochs, result = [], None
+    events = train(cases, {1: "ball"}, folder, options, cache=cache, encoder=stand_in_encoder(), resume=resume)
+    for event in events:
+        if isinstance(event, EpochDone):
+            epochs.append(event)
+            if len(epochs) == stop_after:
+                events.close()
+                break
+        if isinstance(event, Finished):
+            result = event.result
+    return epochs, result
+
+
+def quick(**changes) -> TrainOptions:
+    return TrainOptions(**({"mode": "box", "epochs": 2, "batch_size": 4, "learning_rate": 2e-3} | changes))
+
+
+def losses(folder: Path) -> list[tuple[str, ...]]:
+    """metrics.csv without the column of seconds, digits as written."""
+    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
+        return [tuple(value for key, value in row.items() if key != "seconds") for row in csv.DictReader(file)]
+
+
+def test_a_ball_is_learnt_and_found_in_a_volume_never_seen(tmp_path, cache) -> None:
+    options = quick(epochs=10, learning_rate=4e-3)
+    epochs, result = run(ball_cases(3), tmp_path / "run", cache, options)
+    assert result is not None
+    assert epochs[-1].loss < 0.5 * epochs[0].loss
+    volume, truth = ball_volume(99)
+    *_, finished = segment(volume, DeSAM.load(result.best), encoder=stand_in_encoder())
+    found = finished.result.labels == 1
+    assert 2 * (found & (truth == 1)).sum() / (found.sum() + truth.sum()) > 0.8
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_seed_does_not(tmp_path, cache) -> None:
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        run(ball_cases(2), tmp_path / name, cache, quick(mode="grid", seed=seed))
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert losses(tmp_path / "a") != losses(tmp_path / "c")
+
+
+@pytest.mark.parametrize("mode", ["grid", "box"])
+def test_a_resumed_run_continues_bit_for_bit(tmp_path, cache, mode) -> None:
+    options = quick(mode=mode, epochs=3)
+    run(ball_cases(2), tmp_path / "whole", cache, options)
+    run(ball_cases(2), tmp_path / "broken", cache, options, stop_after=1)
+    assert len(losses(tmp_path / "broken")) == 1
+    run(ball_cases(2), tmp_path / "broken", cache, options, resume=True)
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+    whole, broken = (DeSAM.load(tmp_path / name / "last.desam").tensors() for name in ("whole", "broken"))
+    assert all((whole[name] == broken[name]).all() for name in whole)
+
+
+def test_a_stopped_run_keeps_the_best_model_so_far(tmp_path, cache) -> None:
+    events = train(
+        ball_cases(2), {1: "ball"}, tmp_path / "run", quick(epochs=5), cache=cache, encoder=stand_in_encoder()
+    )
+    for event in events:
+        if isinstance(event, Progress) and event.text.startswith("Epoch 2"):
+            events.close()
+            break
+    assert DeSAM.load(tmp_path / "run" / "best.desam").card.training["epochs"] == 1
+
+
+def test_a_single_batch_a_single_slice_and_a_batch_without_organ_are_trained(tmp_path, cache) -> None:
+    volume, labels = ball_volume(0)
+    only_one = np.zeros_like(labels)
+    only_one[2] = labels[2]
+    case = Case("one", volume, only_one, slices="labelled")
+    epochs, _ = run([case], tmp_path / "one", cache, quick(mode="grid", slices="labelled"))
+    assert all(np.isfinite(epoch.loss) for epoch in epochs)
+    options = quick(mode="grid", empty_fraction=0.7, batch_size=1, epochs=1)
+    epochs, _ = run([Case("most empty", volume, only_one)], tmp_path / "two", cache, options)
+    assert np.isfinite(epochs[0].loss)
+
+
+def test_labelled_slices_only_means_no_other_slice_is_read(tmp_path, cache) -> None:
+    volume, labels = ball_volume(0)
+    drawn = np.zeros_like(labels)
+    drawn[[1, 3]] = labels[[1, 3]]
+    options = quick(epochs=1, slices="labelled", validation_fraction=0)
+    events = list(
+        train([Case("partial", volume, drawn)], {1: "ball"}, tmp_path / "run", options, cache=cache,
+              encoder=stand_in_encoder())
+    )  # fmt: skip
+    features = [event for event in events if isinstance(event, Progress) and event.text.startswith("Features")]
+    assert features[-1].total == 2
+
+
+def test_the_last_labelled_slice_is_trained_on(tmp_path, cache) -> None:
+    """The published preparation drops it (E-11)."""
+    volume, labels = ball_volume(0)
+    drawn = np.zeros_like(labels)
+    drawn[2:] = labels[2][None]
+    options = quick(epochs=1, slices="labelled", validation_fraction=0)
+    events = list(
+        train([Case("to the end", volume, drawn)], {1: "ball"}, tmp_path / "run", options, cache=cache,
+              encoder=stand_in_encoder())
+    )  # fmt: skip
+    features = [event for event in events if isinstance(event, Progress) and event.text.startswith("Features")]
+    assert features[-1].total == len(labels) - 2
+
+
+def test_an_epoch_visits_every_labelled_slice_and_its_share_of_empty_ones(tmp_path, cache) -> None:
+    from DeSAMSegmentLib.engine.training_set import TrainingSet, common_spec
+
+    cases = ball_cases(2)
+    options = quick(empty_fraction=0.25)
+    data = TrainingSet(cases, [1], common_spec([case.image for case in cases], options), options,
+                       stand_in_encoder(), cache)  # fmt: skip
+    list(data.prepare())
+    order = [number for batch in data.epoch(1) for number, _ in batch]
+    full = [number for number in order if not data.examples[number].empty]
+    assert sorted(full) == [i for i, example in enumerate(data.examples) if not example.empty]
+    available = sum(example.empty for example in data.examples)
+    assert len(order) - len(full) == min(available, round(len(full) / 3))
+    assert data.epoch(1) == data.epoch(1) != data.epoch(2)
+
+
+def test_running_out_of_memory_halves_the_batch_and_learns_the_same(tmp_path, cache, monkeypatch) -> None:
+    original = DeSAM.train_decode
+    refused = []
+
+    def short_of_memory(self, features: Features, *arguments):
+        if features.batch > 2:
+            refused.append(features.batch)
+            raise RuntimeError("CUDA out of memory (test)")
+        return original(self, features, *arguments)
+
+    options = quick(epochs=1, validation_fraction=0, profile="paper", empty_fraction=0.0)
+    run(ball_cases(2), tmp_path / "plenty", cache, options)
+    monkeypatch.setattr(DeSAM, "train_decode", short_of_memory)
+    run(ball_cases(2), tmp_path / "short", cache, options)
+    assert refused == [4], "once refused, the smaller batch is kept"
+    plenty, short = (float(losses(tmp_path / name)[0][1]) for name in ("plenty", "short"))
+    assert short == pytest.approx(plenty, rel=1e-3)
+
+
+def test_a_label_that_no_case_holds_is_refused(tmp_path, cache) -> None:
+    volume, labels = ball_volume(0)
+    with pytest.raises(BadLabels, match="2"):
+        list(
+            train([Case("a", volume, labels)], {1: "ball", 2: "cube"}, tmp_path / "run", quick(), cache=cache,
+                  encoder=stand_in_encoder())
+        )  # fmt: skip
+
+
+def test_a_run_is_never_overwritten_and_never_resumed_with_other_options(tmp_path, cache) -> None:
+    run(ball_cases(2), tmp_path / "run", cache, quick(epochs=1))
+    with pytest.raises(BadInput, match="--resume"):
+        run(ball_cases(2), tmp_path / "run", cache, quick(epochs=1))
+    with pytest.raises(BadInput, match="options"):
+        run(ball_cases(2), tmp_path / "run", cache, quick(epochs=2, seed=5), resume=True)
+
+
+def test_two_labels_are_trained_and_segmented_in_one_run(tmp_path, cache) -> None:
+    cases = []
+    for seed in range(2):
+        volume, labels = ball_volume(seed)
+        labels = labels.copy()
+        labels[(labels == 1) & (np.arange(labels.shape[2]) > 20)] = 2
+        cases.append(Case(f"half{seed}", volume, labels))
+    options = quick(epochs=10, learning_rate=4e-3, validation_fraction=0)
+    *_, finished = train(
+        cases, {1: "left", 2: "right"}, tmp_path / "run", options, cache=cache, encoder=stand_in_encoder()
+    )
+    model = DeSAM.load(finished.result.best)
+    *_, finished = segment(cases[0].image, model, SegmentOptions(), encoder=stand_in_encoder())
+    for value in (1, 2):
+        found, truth = finished.result.labels == value, cases[0].labels == value
+        assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.6
