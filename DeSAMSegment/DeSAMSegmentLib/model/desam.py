@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from .config import DeSAMConfig
 from .pdmm import Pdmm
 from .prim import Prim
-from .prompt_encoder import PromptEncoder
+from .prim_slice import PrimSlice
+from .prompt_encoder import PromptEncoder, full_precision
 from .reference import config_of_reference, tensors_from_reference, tensors_from_sam
 from .slice_decoder import SliceDecoder
 from .types import Decoded, Features, Prompts
@@ -86,9 +87,7 @@ class DeSAM(nn.Module):
 
     def decode(self, features: Features, prompts: Prompts, label: int = 0) -> Decoded:
         """Every prompt's IoU and mask, exact, on one slice (B = 1)."""
-        decoder = self.begin(features)
-        iou = decoder.score(prompts, label)
-        return Decoded(iou, decoder.masks(range(len(prompts)), label))
+        return self.begin(features).decode(prompts, label)
 
     # ---- training ----
 
@@ -132,8 +131,19 @@ class DeSAM(nn.Module):
                 sparse = self.prompt_encoder(Prompts.box()).expand(features.batch, 1, -1, -1)
             else:
                 sparse = self.prompt_encoder.embed_points(points)
-            image = features.neck + self.prompt_encoder.no_mask()
+            image = features.neck.float() + self.prompt_encoder.no_mask()
+            if frozen:
+                return self._read_frozen(prim, image, sparse)
             return prim(image, sparse, self.prompt_encoder.image_pe())
+
+    def _read_frozen(self, prim: Prim, image: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
+        """The same without gradients, slice by slice in the cheap form where there are prompts to share it."""
+        pe = self.prompt_encoder.image_pe()
+        with full_precision(self.device):
+            if sparse.shape[1] == 1:
+                return prim(image, sparse, pe)
+            found = [PrimSlice(prim, image[i : i + 1], pe).read(prim.tokens(sparse[i])) for i in range(len(image))]
+        return torch.stack([token for token, _ in found]), torch.stack([embedding for _, embedding in found])
 
     def trainable(self, train_prim: bool) -> list[nn.Parameter]:
         """What an optimiser gets: PDMM and IoU heads, and PRIM's transformer and tokens when asked.

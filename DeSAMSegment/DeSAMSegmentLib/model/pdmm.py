@@ -86,8 +86,9 @@ class Pdmm(nn.Module):
 
     def context(self, levels: Sequence[Tensor]) -> Context:
         """levels: three (B, C_i, 64, 64), shallow to deep."""
+        dtype = self.head.weight.dtype
         deep, middle, shallow = (
-            branch(level.contiguous(memory_format=torch.channels_last))
+            branch(level.to(dtype, memory_format=torch.channels_last))
             for branch, level in zip(self.branches, reversed(levels), strict=True)
         )
         up = (self.up[0].block.skip_terms(middle), self.up[1].block.skip_terms(shallow))  # type: ignore[union-attr, operator]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,15 +11,20 @@ from torch import Tensor
 
 from .config import MASK_SIZE
 from .pdmm import Context
-from .types import Features, Prompts
+from .prim_slice import PrimSlice
+from .prompt_encoder import full_precision
+from .types import Decoded, Features, Prompts
 
 if TYPE_CHECKING:
     from .desam import DeSAM
 
+# Prompts at once. On a CPU one prompt's maps stay in cache; a GPU wants to be filled.
+PRIM_BATCH = {"cpu": 4, "other": 64}
+PDMM_BATCH = {"cpu": 1, "other": 16}
+
 
 class SliceDecoder:
-    """``score`` the prompts, then take the ``masks`` of the best. Exact: the same answers as decoding them
-    all.
+    """``score`` the prompts, then take the ``masks`` of the best. Exact: the same answers as decoding them all.
 
     The mask never feeds back into the IoU, so scoring needs PRIM alone.
 
@@ -32,21 +37,29 @@ class SliceDecoder:
         if features.batch != 1:
             raise ValueError(f"a SliceDecoder takes one slice, not {features.batch}")
         self.model = model
-        self.features = features.to(model.device)
+        self.device = model.device
+        self.features = features.to(self.device)
         self._contexts: dict[int, Context] = {}
+        self._prims: dict[int, PrimSlice] = {}  # by PRIM, which labels may share
         self._scored: dict[int, Prompts] = {}
+        self._embeddings: dict[int, Tensor] = {}  # by label, of a single prompt
         self._constant: dict[int, Tensor] = {}
 
     @torch.no_grad()
     def score(self, prompts: Prompts, label: int = 0) -> Tensor:
         """Predicted IoU (P,) of each prompt; all ones for a variant without IoU head."""
         self._scored[label] = prompts
-        config = self.model.config
-        if not config.has_iou_head:
-            return self.features.neck.new_ones(len(prompts), dtype=torch.float32)
+        self._embeddings.pop(label, None)
+        if not self.model.config.has_iou_head:
+            return torch.ones(len(prompts), device=self.device)
+        if len(prompts) == 1:
+            token, self._embeddings[label] = self._read_one(prompts, label)
+        else:
+            chunks = self._chunks(len(prompts), PRIM_BATCH)
+            token = torch.cat([self._read(prompts[chunk], label, embed=False)[0] for chunk in chunks])
         prim, head = self.model.prim_of(label)
-        tokens = [self._prim(prompts[chunk], label)[0] for chunk in self._chunks(len(prompts), 9)]
-        return prim.iou_head(torch.cat(tokens), head)
+        with full_precision(self.device):
+            return prim.iou_head(token, head)
 
     @torch.no_grad()
     def masks(self, indices: Sequence[int] | Tensor, label: int = 0) -> Tensor:
@@ -55,17 +68,62 @@ class SliceDecoder:
         if not self.model.config.fuses:
             return self._prompt_free(label).expand(len(chosen), 1, -1, -1)
         prompts = self._scored[label][chosen]
-        out = self.features.neck.new_empty(len(prompts), 1, MASK_SIZE, MASK_SIZE, dtype=torch.float32)
-        for chunk in self._chunks(len(prompts), 1):
-            out[chunk, 0] = self._fuse(self._prim(prompts[chunk], label)[1][None], label)[0].float()
+        out = torch.empty(len(chosen), 1, MASK_SIZE, MASK_SIZE, device=self.device)
+        for chunk in self._chunks(len(chosen), PDMM_BATCH):
+            if label in self._embeddings:
+                embedding = self._embeddings[label].expand(chunk.stop - chunk.start, -1, -1, -1)
+            else:
+                embedding = self._read(prompts[chunk], label, embed=True)[1]
+            out[chunk, 0] = self._fuse(embedding[None], label)[0].float()
         return out
 
-    def _prim(self, prompts: Prompts, label: int) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def decode(self, prompts: Prompts, label: int = 0) -> Decoded:
+        """IoU and mask of every prompt, reading each once."""
+        config = self.model.config
+        if len(prompts) == 1 or not (config.has_iou_head and config.fuses):
+            iou = self.score(prompts, label)
+            return Decoded(iou, self.masks(range(len(prompts)), label))
+        self._scored[label] = prompts
+        self._embeddings.pop(label, None)
+        prim, head = self.model.prim_of(label)
+        iou = torch.empty(len(prompts), device=self.device)
+        logits = torch.empty(len(prompts), 1, MASK_SIZE, MASK_SIZE, device=self.device)
+        for chunk in self._chunks(len(prompts), PDMM_BATCH):
+            token, embedding = self._read(prompts[chunk], label, embed=True)
+            with full_precision(self.device):
+                iou[chunk] = prim.iou_head(token, head)
+            logits[chunk, 0] = self._fuse(embedding[None], label)[0].float()
+        return Decoded(iou, logits)
+
+    def _read(self, prompts: Prompts, label: int, embed: bool) -> tuple[Tensor, Tensor]:
+        """PRIM's IoU tokens (P, 256) and, with embed, mask embeddings (P, 256, 64, 64)."""
+        prim, _ = self.model.prim_of(label)
+        with full_precision(self.device):
+            prepared = self._prepared(label)
+            tokens = prim.tokens(self.model.prompt_encoder(prompts))
+            if embed:
+                return prepared.read(tokens)
+            token = prepared.iou_token(prepared.see(tokens), tokens)
+            return token, token
+
+    def _read_one(self, prompts: Prompts, label: int) -> tuple[Tensor, Tensor]:
+        """The same of a single prompt, for which preparing the slice would cost more than it saves."""
         encoder = self.model.prompt_encoder
         prim, _ = self.model.prim_of(label)
-        image = self.features.neck.float() + encoder.no_mask()
-        token, embedding = prim(image, encoder(prompts)[None], encoder.image_pe())
+        with full_precision(self.device):
+            token, embedding = prim(self._image(), encoder(prompts)[None], encoder.image_pe())
         return token[0], embedding[0]
+
+    def _image(self) -> Tensor:
+        return self.features.neck.float() + self.model.prompt_encoder.no_mask()
+
+    def _prepared(self, label: int) -> PrimSlice:
+        key = 0 if self.model.config.shared_prim else label
+        if key not in self._prims:
+            prim, _ = self.model.prim_of(label)
+            self._prims[key] = PrimSlice(prim, self._image(), self.model.prompt_encoder.image_pe())
+        return self._prims[key]
 
     def _prompt_free(self, label: int) -> Tensor:
         """The one mask (1, 1, 256, 256) of a variant whose mask ignores the prompt."""
@@ -75,17 +133,18 @@ class SliceDecoder:
 
     def _fuse(self, embedding: Tensor | None, label: int) -> Tensor:
         pdmm = self.model.pdmm_of(label)
-        with self._half():
+        with self._precision():
             if label not in self._contexts:
                 self._contexts[label] = pdmm.context(self.features.levels)
             return pdmm.fuse(self._contexts[label], embedding)
 
-    def _half(self) -> AbstractContextManager:
+    def _precision(self) -> AbstractContextManager:
         precision = self.model.precision
         if precision is None:
-            return nullcontext()
-        return torch.autocast(self.model.device.type, dtype=precision)
+            return full_precision(self.device)
+        return torch.autocast(self.device.type, dtype=precision)
 
-    def _chunks(self, count: int, default: int) -> list[slice]:
-        size = self.model.prompt_batch or default
-        return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    def _chunks(self, count: int, sizes: dict[str, int]) -> Iterator[slice]:
+        size = self.model.prompt_batch or sizes.get(self.device.type, sizes["other"])
+        for start in range(0, count, size):
+            yield slice(start, min(start + size, count))

@@ -1,0 +1,251 @@
+"""PRIM on one slice for many prompts: the two-way transformer without its 4096 x 256 maps.
+
+The transformer changes the image twice, each time by adding, to every pixel, a mixture of a few vectors: one per
+head and token, 8 x 7 = 56 of them. Where X is the image before the prompt and A (56, pixels) the mixture's weights,
+
+    pixels after layer 1 = norm(X + M' A),  M (56, 256) the vectors,
+
+and everything later asked of these pixels is a product with some vector, or their norm. Products and norms of a sum
+are sums of products: those of X do not depend on the prompt and are prepared once per slice, those of A are 56 wide.
+So a prompt costs a tenth of the published arithmetic, and its largest array is (56, 4096). The same numbers, up to
+rounding; ``Prim.forward`` is the plain form of it.
+
+Names: c(.) takes the mean over the channels away; g, b are a layer norm's weight and bias; a trailing 1 or 2 counts
+the transformer's layers. Shapes: P prompts, n tokens each, N pixels, 8 heads of 16 channels, R = 8 n rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .prim import Prim
+
+HEADS = 8
+HEAD_DIM = 16  # of the attentions between tokens and image
+SCALE = HEAD_DIM**-0.5
+
+
+def centred(x: Tensor) -> Tensor:
+    """x (..., 256) without its mean over the channels."""
+    return x - x.mean(-1, keepdim=True)
+
+
+def by_head(x: Tensor, layer: Any, bias: bool = False) -> Tensor:
+    """A projection of pixels x (N, 256), laid out for products with tokens: (8, 16, N)."""
+    y = torch.nn.functional.linear(x, layer.weight, layer.bias if bias else None)
+    return y.t().reshape(HEADS, HEAD_DIM, -1).contiguous()
+
+
+def by_head_transposed(x: Tensor, layer: Any) -> Tensor:
+    """Products of pixels x (N, 256) with the columns of an output projection (256, 128): (8, 16, N)."""
+    return (x @ layer.weight).t().reshape(HEADS, HEAD_DIM, -1).contiguous()
+
+
+def heads_of(x: Tensor) -> Tensor:
+    """Tokens (P, n, 128) -> (P, 8, n, 16)."""
+    return x.unflatten(-1, (HEADS, HEAD_DIM)).transpose(1, 2)
+
+
+def rows(tokens: Tensor, pixels: Tensor) -> Tensor:
+    """Every token with every pixel, per head: (P, 8, n, 16) and (8, 16, N) -> (P, R, N)."""
+    return torch.matmul(tokens, pixels).flatten(1, 2)
+
+
+def through(tokens: Tensor, weight: Tensor) -> Tensor:
+    """Tokens back to 256 channels, per head: (P, 8, n, 16) and (8, 16, 256) -> (P, R, 256)."""
+    return torch.matmul(tokens, weight).flatten(1, 2)
+
+
+@dataclass
+class Seen:
+    """What P prompts make of the image, in the mixture form."""
+
+    tokens: Tensor  # (P, n, 256) after both layers
+    weights1: Tensor  # (P, R, N)
+    vectors1: Tensor  # (P, R, 256), times the first norm's weight, centred
+    rate1: Tensor  # (P, 1, N), one over the first norm's deviation
+    weights2: Tensor  # (P, R, N)
+    vectors2: Tensor  # (P, R, 256), centred
+    rate2: Tensor  # (P, 1, N)
+
+
+class PrimSlice:
+    """PRIM's transformer prepared for one slice.
+
+    Arguments:
+      prim: its parameters must not change while this lives.
+      image: (1, 256, 64, 64), neck plus SAM's no-mask embedding.
+      image_pe: (1, 256, 64, 64).
+    """
+
+    def __init__(self, prim: Prim, image: Tensor, image_pe: Tensor) -> None:
+        self.prim = prim
+        transformer = prim.transformer
+        self.one, self.two = transformer.layers
+        self.final = transformer.final_attn_token_to_image
+        x, pe = image.flatten(2)[0].t(), image_pe.flatten(2)[0].t()  # (N, 256)
+        read, write = self.one.cross_attn_token_to_image, self.one.cross_attn_image_to_token
+        self.key1 = by_head(x + pe, read.k_proj)
+        self.value1 = by_head(x, read.v_proj).transpose(1, 2)
+        self.query1 = by_head(x + pe, write.q_proj, bias=True)
+        # The image with layer 1's output bias, before its norm; then times the norm's weight.
+        x = centred(x + write.out_proj.bias)
+        self.x = centred(x * self.one.norm4.weight)
+        self.x_on_out1 = by_head_transposed(x, write.out_proj)
+        self.gx_on_out1 = by_head_transposed(centred(self.x * self.one.norm4.weight), write.out_proj)
+        self.norm_x = x.square().sum(-1)
+        self.norm_gx = self.x.square().sum(-1)
+        self._prepare_second(x * self.one.norm4.weight, pe)
+        self._prepare_final(pe)
+
+    def _prepare_second(self, gx: Tensor, pe: Tensor) -> None:
+        read, write = self.two.cross_attn_token_to_image, self.two.cross_attn_image_to_token
+        b = self.one.norm4.bias
+        self.key2, self.pe_key2 = by_head(gx, read.k_proj), by_head(pe, read.k_proj)
+        self.value2 = by_head(gx, read.v_proj).transpose(1, 2)
+        self.query2, self.pe_query2 = by_head(gx, write.q_proj), by_head(pe + b, write.q_proj, bias=True)
+        self.x_on_out2 = by_head_transposed(self.x, write.out_proj)
+        self.b = centred(b + write.out_proj.bias)
+        self.x_on_b = self.x @ self.b
+
+    def _prepare_final(self, pe: Tensor) -> None:
+        g2x = self.x * self.two.norm4.weight
+        self.key3, self.pe_key3 = by_head(g2x, self.final.k_proj), by_head(pe, self.final.k_proj)
+        self.value3 = by_head(g2x, self.final.v_proj).transpose(1, 2)
+
+    def read(self, prompt_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """IoU token (P, 256) and mask embedding (P, 256, 64, 64) for prompt_tokens (P, n, 256)."""
+        seen = self.see(prompt_tokens)
+        return self.iou_token(seen, prompt_tokens), self.embedding(seen)
+
+    def see(self, prompt_tokens: Tensor) -> Seen:
+        """Both layers of the transformer for prompt_tokens (P, n, 256) (``Prim.tokens``)."""
+        tokens = self.one.norm1(self.one.self_attn(prompt_tokens, prompt_tokens, prompt_tokens))
+        read, write = self.one.cross_attn_token_to_image, self.one.cross_attn_image_to_token
+        asked = heads_of(read.q_proj(tokens + prompt_tokens)) * SCALE
+        attention = rows(asked, self.key1).softmax(-1).unflatten(1, (HEADS, -1))
+        tokens = self._after_reading(self.one, tokens, torch.matmul(attention, self.value1))
+
+        keys, values = self._token_keys(write, tokens, prompt_tokens)
+        weights1 = self._over_tokens(rows(keys, self.query1))
+        out1 = write.out_proj.weight.t().reshape(HEADS, HEAD_DIM, -1)
+        vectors = centred(through(values, out1))
+        vectors1 = centred(vectors * self.one.norm4.weight)
+        grams = torch.cat([vectors @ vectors.mT, vectors1 @ vectors1.mT], 1) @ weights1
+        gram, gram1 = grams.chunk(2, 1)
+        energy = self._energy(gram.add_(rows(values, self.x_on_out1), alpha=2), weights1) + self.norm_x
+        rate1 = (energy / self.x.shape[1] + self.one.norm4.eps).rsqrt()
+        energy1 = self._energy(gram1.add_(rows(values, self.gx_on_out1), alpha=2), weights1) + self.norm_gx
+
+        raw = vectors * self.one.norm4.weight  # what is asked of the pixels is not centred
+        tokens = self._second_reading(tokens, prompt_tokens, weights1, raw, rate1)
+        return self._second_writing(tokens, prompt_tokens, weights1, (raw, vectors1), rate1, energy1)
+
+    def _second_reading(
+        self, tokens: Tensor, prompt_tokens: Tensor, weights1: Tensor, raw: Tensor, rate1: Tensor
+    ) -> Tensor:
+        """Layer 2's tokens after their self-attention and their look at the image, (P, n, 256)."""
+        layer, read = self.two, self.two.cross_attn_token_to_image
+        own = tokens + prompt_tokens
+        tokens = layer.norm1(tokens + layer.self_attn(own, own, tokens))
+        asked = heads_of(read.q_proj(tokens + prompt_tokens)) * SCALE
+        attention = self._asked_of_first(asked, read.k_proj, self.key2, self.pe_key2, weights1, raw, rate1)
+        attention = attention.softmax(-1).mul_(rate1)
+        from_image = torch.matmul(attention.unflatten(1, (HEADS, -1)), self.value2)
+        mixture = (attention @ weights1.mT).unflatten(1, (HEADS, -1))  # (P, 8, n, R)
+        value = read.v_proj
+        per_head = value.weight.view(HEADS, HEAD_DIM, -1)
+        from_vectors = torch.matmul(mixture, torch.einsum("prc,hdc->phrd", raw, per_head))
+        constant = value(self.one.norm4.bias).view(HEADS, 1, HEAD_DIM)
+        return self._after_reading(layer, tokens, from_image + from_vectors + constant, value_has_bias=True)
+
+    def _second_writing(
+        self,
+        tokens: Tensor,
+        prompt_tokens: Tensor,
+        weights1: Tensor,
+        vectors: tuple[Tensor, Tensor],
+        rate1: Tensor,
+        energy1: Tensor,
+    ) -> Seen:
+        """Layer 2's change of the image, and the norm after it."""
+        write = self.two.cross_attn_image_to_token
+        raw, vectors1 = vectors
+        keys, values = self._token_keys(write, tokens, prompt_tokens)
+        scores = self._asked_of_first(keys, write.q_proj, self.query2, self.pe_query2, weights1, raw, rate1)
+        weights2 = self._over_tokens(scores)
+        out2 = write.out_proj.weight.t().reshape(HEADS, HEAD_DIM, -1)
+        vectors2 = centred(through(values, out2))
+        cross = rows(values, self.x_on_out2).baddbmm_(vectors2 @ vectors1.mT, weights1).mul_(rate1)
+        cross.add_((vectors2 @ self.b)[..., None]).mul_(2).baddbmm_(vectors2 @ vectors2.mT, weights2)
+        on_b = self.x_on_b + (vectors1 @ self.b)[:, None] @ weights1
+        energy = rate1 * (rate1 * energy1 + 2 * on_b) + self.b.square().sum()
+        energy = energy + self._energy(cross, weights2)
+        rate2 = (energy / self.x.shape[1] + self.two.norm4.eps).rsqrt()
+        return Seen(tokens, weights1, vectors1, rate1, weights2, vectors2, rate2)
+
+    def iou_token(self, seen: Seen, prompt_tokens: Tensor) -> Tensor:
+        """The IoU token after the final attention, (P, 256)."""
+        token, g = seen.tokens[:, :1], self.two.norm4.weight
+        asked = heads_of(self.final.q_proj(token + prompt_tokens[:, :1])) * SCALE  # (P, 8, 1, 16)
+        folded = through(asked, self.final.k_proj.weight.view(HEADS, HEAD_DIM, -1)) * g  # (P, 8, 256)
+        scores = rows(asked, self.key3) + (folded @ seen.vectors1.mT) @ seen.weights1
+        scores = scores * seen.rate1 + (folded @ self.b)[..., None]
+        scores = (scores + (folded @ seen.vectors2.mT) @ seen.weights2) * seen.rate2
+        attention = (scores + rows(asked, self.pe_key3)).softmax(-1) * seen.rate2  # (P, 8, N)
+        on_image = attention * seen.rate1
+        value = self.final.v_proj
+        mixed = on_image @ seen.weights1.mT @ seen.vectors1 + attention @ seen.weights2.mT @ seen.vectors2
+        mixed = (mixed + attention.sum(-1, keepdim=True) * self.b) * g + self.two.norm4.bias  # (P, 8, 256)
+        read = torch.matmul(on_image[:, :, None], self.value3)[:, :, 0]
+        read = read + torch.einsum("phc,hdc->phd", mixed, value.weight.view(HEADS, HEAD_DIM, -1))
+        read = read.flatten(1) + value.bias
+        return self.prim.transformer.norm_final_attn(token[:, 0] + self.final.out_proj(read))
+
+    def embedding(self, seen: Seen) -> Tensor:
+        """The image tokens after the transformer, (P, 256, 64, 64) in channels_last layout."""
+        both = torch.cat([seen.weights1 * seen.rate1, seen.weights2], 1)
+        pixels = both.mT @ torch.cat([seen.vectors1, seen.vectors2], 1)  # (P, N, 256)
+        pixels.addcmul_(seen.rate1.mT, self.x[None]).add_(self.b)
+        pixels.mul_(seen.rate2.mT).mul_(self.two.norm4.weight).add_(self.two.norm4.bias)
+        side = round(pixels.shape[1] ** 0.5)
+        return pixels.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+
+    def _asked_of_first(
+        self, asked: Tensor, layer: Any, image: Tensor, pe: Tensor, weights1: Tensor, raw: Tensor, rate1: Tensor
+    ) -> Tensor:
+        """Products of asked (P, 8, n, 16) with a projection of the pixels after layer 1, (P, R, N).
+
+        Up to a constant per row, unless pe carries it: a softmax over the pixels does not see it.
+        """
+        folded = through(asked, layer.weight.view(HEADS, HEAD_DIM, -1))
+        return rows(asked, image).baddbmm_(folded @ raw.mT, weights1).mul_(rate1).add_(rows(asked, pe))
+
+    @staticmethod
+    def _token_keys(write: Any, tokens: Tensor, prompt_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        keys = heads_of(write.k_proj(tokens + prompt_tokens)) * SCALE
+        return keys, heads_of(write.v_proj(tokens))
+
+    @staticmethod
+    def _over_tokens(scores: Tensor) -> Tensor:
+        """Softmax over each head's tokens, (P, R, N)."""
+        return scores.unflatten(1, (HEADS, -1)).softmax(2).flatten(1, 2)
+
+    @staticmethod
+    def _energy(products: Tensor, weights: Tensor) -> Tensor:
+        """(P, R, N) with (P, R, N), summed over the rows: (P, 1, N)."""
+        return products.mul_(weights).sum(1, keepdim=True)
+
+    @staticmethod
+    def _after_reading(layer: Any, tokens: Tensor, read: Tensor, value_has_bias: bool = False) -> Tensor:
+        """Adds what the tokens read of the image (P, 8, n, 16), then the layer's norms and MLP."""
+        attention = layer.cross_attn_token_to_image
+        read = read.transpose(1, 2).flatten(2)
+        if not value_has_bias:
+            read = read + attention.v_proj.bias
+        tokens = layer.norm2(tokens + attention.out_proj(read))
+        return layer.norm3(tokens + layer.mlp(tokens))
