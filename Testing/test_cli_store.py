@@ -89,4 +89,4 @@ def test_info_names_versions_device_and_folders(own_home: Path, capsys: pytest.C
     assert facts["home"] == str(own_home)
     assert facts["device"].startswith("CPU")
     assert "lite_medsam" in facts["weights"]
-    assert {"desam", "torch", "monai", "cache"} <= set(facts)
+    assert {"desam-segment", "torch", "monai", "cache"} <= set(facts)

@@ -53,6 +53,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         given = None if arguments is None else list(arguments)
         code = app(args=given, prog_name="desam", standalone_mode=False)
+        if code == STOPPED:  # typer's newer versions catch Ctrl-C themselves
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else DONE
     except (KeyboardInterrupt, typer.Abort):
         return _fail("Stopped.", STOPPED)
@@ -70,9 +72,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _usage(error: Exception) -> int:
     context = getattr(error, "ctx", None)
-    text = " ".join(error.format_message().split())  # type: ignore[attr-defined]
-    if not text:  # a command without arguments: its help has been shown
+    message = error.format_message()  # type: ignore[attr-defined]
+    if type(error).__name__ == "NoArgsIsHelpError":  # a command without arguments: the message is its help
+        print(message)
         return BAD_INPUT
+    text = " ".join(message.split())
     name = context.command_path if context is not None else "desam"
     return _fail(f"{text.rstrip('.')}. '{name} --help' lists the options.", BAD_INPUT)
 

@@ -22,8 +22,7 @@ def command(device: shared.Device = "auto", json: shared.Json = False) -> None:
     cache, library = FeatureCache(), Library()
     here = [each.info.id for each in weights.status() if each.path is not None]
     facts: dict[str, Any] = {
-        "desam": __version__,
-        **software(),
+        **({"desam-segment": __version__} | software()),
         "device": describe(choose(device)),
         "home": str(home()),
         "models": f"{len(library.list())} in {library.folder}",

@@ -107,10 +107,11 @@ def _one(work: Work, target: Target) -> dict[str, Any]:
             elif isinstance(event, Started):
                 total = event.total
                 event = replace(event, title=f"{target.name}: {event.title}")
-            work.view.show(event)
-            if isinstance(event, Finished):
+            elif isinstance(event, Finished):
                 _write(work, target, volume, event.result.labels, slices)
+                work.view.show(event)
                 return event.summary
+            work.view.show(event)
     except KeyboardInterrupt:
         if slices:
             _write(work, target, volume, _put_together(slices, volume), slices)

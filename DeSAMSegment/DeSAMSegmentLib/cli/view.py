@@ -29,6 +29,8 @@ from ..engine.events import (
     Started,
 )
 
+PROSE = ("title", "value", "labels", "problem")  # columns of a table that may be broken into lines
+
 
 def make_view(as_json: bool) -> View:
     """The view the user asked for; use it as a context."""
@@ -208,8 +210,11 @@ def print_records(records: list[dict[str, Any]], as_json: bool, columns: dict[st
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns.values(), box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns.values()))
+    for key, title in columns.items():
+        table.add_column(title, no_wrap=key not in PROSE, overflow="fold")
     for record in records:
         table.add_row(*(str(record.get(key, "")) for key in columns))
-    console = Console(markup=False, highlight=False)
-    console.print(table, width=None if sys.stdout.isatty() else 160)
+    # a pipe has no width: as wide as the widest table
+    console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 200)
+    console.print(table)

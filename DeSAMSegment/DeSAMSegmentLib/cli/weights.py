@@ -29,6 +29,7 @@ def list_weights(json: shared.Json = False) -> None:
 def _record(status: Any) -> dict[str, Any]:
     """One row of the list from the store's ``WeightStatus``."""
     info = status.info
+    way = f"get {info.id}" if info.url else f"add FILE --id {info.id}"
     here = "" if status.path is None else str(status.path)
     return {
         "id": info.id,
@@ -38,7 +39,7 @@ def _record(status: Any) -> dict[str, Any]:
         "sha256": info.sha256,
         "licence": info.licence,
         "path": here,
-        "state": "yes" if here else f"no: desam weights get {info.id}",
+        "state": "yes" if here else f"no: desam weights {way}",
     }
 
 
