@@ -1,0 +1,1 @@
+# Extension packaging, left out.
