@@ -145,6 +145,11 @@ def test_a_label_keeps_its_area_and_its_place(shape, fit):
     assert np.abs(centroid(returned) - centroid(canonical)).max() < 0.1 * pixel
 
 
+def test_labels_above_255_are_not_wrapped():
+    labels = np.full((1, 40, 40), 300, np.uint16)
+    assert (Slices(noise((1, 40, 40)), SliceSpec()).truth(labels, 0) == 300).all()
+
+
 def test_the_published_label_resize_erodes_which_is_why_ours_differs():
     transform = pytest.importorskip("skimage.transform")
     truth = disc((384, 384), (190, 200), 60).astype(np.uint8)
@@ -160,7 +165,9 @@ def test_maps_return_as_torch_would_interpolate_them(shape):
     torch = pytest.importorskip("torch")
     maps = np.random.default_rng(0).standard_normal((2, 3, 256, 256)).astype(np.float32)
     ours = Slices(noise((1, *shape)), SliceSpec()).to_native(maps)
-    theirs = torch.nn.functional.interpolate(torch.from_numpy(maps).double(), shape, mode="bilinear", align_corners=False)
+    theirs = torch.nn.functional.interpolate(
+        torch.from_numpy(maps).double(), shape, mode="bilinear", align_corners=False
+    )
     assert ours.dtype == np.float32
     assert ours.shape == (2, 3, *shape)
     assert np.abs(ours - theirs.numpy()).max() < 1e-5

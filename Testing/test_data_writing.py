@@ -98,6 +98,14 @@ def test_the_segmentation_reads_back_as_a_label_map_on_the_same_grid(tmp_path):
     assert np.array_equal(back.array, drawn())
 
 
+def test_a_boolean_mask_can_be_written_and_resampled(tmp_path):
+    write_labelmap(tmp_path / "a.nii.gz", drawn() > 0, VOLUME)
+    assert np.array_equal(read_labels(tmp_path / "a.nii.gz").array, drawn() > 0)
+    moved = VOLUME.ijk_to_ras.copy()
+    moved[:3, 3] += moved[:3, 0]  # one voxel along i
+    assert resample_labels(Volume(drawn() > 0, moved), VOLUME).sum() == (drawn()[:, :, :-1] > 0).sum()
+
+
 def test_many_labels_need_two_bytes(tmp_path):
     array = drawn().astype(np.uint16) * 300
     write_labelmap(tmp_path / "a.nrrd", array, VOLUME)

@@ -136,6 +136,14 @@ def test_cards_that_make_no_sense_are_refused(tmp_path):
     refused(with_card(tmp_path / "a.desam", json.dumps(good | {"format_version": FORMAT_VERSION + 1})), "Update")
 
 
+def test_a_card_holds_what_training_produces(tmp_path):
+    record = {"dice": float("nan"), "best": np.float64(0.5), "seen": np.arange(2), "from": tmp_path, 3: {"b", "a"}}
+    write_model(tmp_path / "a.desam", tensors(), replace(CARD, training=record))
+    assert read_card(tmp_path / "a.desam").training == {
+        "dice": None, "best": 0.5, "seen": [0, 1], "from": str(tmp_path), "3": ["a", "b"],
+    }  # fmt: skip
+
+
 def test_a_card_of_a_later_minor_version_is_read_without_what_is_unknown(tmp_path):
     text = json.dumps(json.loads(CARD.to_json()) | {"from_the_future": {"a": 1}})
     assert read_card(with_card(tmp_path / "a.desam", text)).name == "heart"

@@ -142,7 +142,8 @@ def affine_of(image: sitk.Image) -> np.ndarray:
 
 def to_image(array: np.ndarray, ijk_to_ras: np.ndarray) -> sitk.Image:
     """A SimpleITK image of an array (K, J, I) on the given grid (copies the voxels)."""
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+    array = np.ascontiguousarray(array)
+    image = sitk.GetImageFromArray(array.view(np.uint8) if array.dtype == np.bool_ else array)
     spacing = np.linalg.norm(ijk_to_ras[:3, :3], axis=0)
     image.SetSpacing(spacing.tolist())
     image.SetDirection((LPS_FROM_RAS @ ijk_to_ras[:3, :3] / spacing).ravel().tolist())

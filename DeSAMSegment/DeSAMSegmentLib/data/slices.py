@@ -173,10 +173,14 @@ class Slices:
         return bilinear(maps, *self.native_shape)
 
     def truth(self, labels_kji: np.ndarray, i: int) -> np.ndarray:
-        """Label values of slice ``i`` in the network's frame: (size, size) uint8, nearest, never blurred (E-13)."""
+        """Label values of slice ``i`` in the network's frame: (size, size), nearest, never blurred (E-13).
+
+        uint8, or uint16 for a slice with values above 255.
+        """
         row, rows, column, columns = self.content
         native = self.native_truth(labels_kji, i)
-        frame = np.zeros((self.spec.size, self.spec.size), np.uint8)
+        kind = np.uint8 if native.max() <= 255 else np.uint16
+        frame = np.zeros((self.spec.size, self.spec.size), kind)
         frame[row : row + rows, column : column + columns] = native[
             np.ix_(nearest_taps(native.shape[0], rows), nearest_taps(native.shape[1], columns))
         ]

@@ -6,6 +6,7 @@ No torch here: a panel or ``desam models list`` reads cards without loading anyt
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -61,7 +62,7 @@ class ModelCard:
 
     def to_json(self) -> str:
         """One JSON object, keys in the order of the fields. Raises TypeError for what JSON cannot hold."""
-        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False, default=_plain)
+        return json.dumps(_plain(asdict(self)), ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> ModelCard:
@@ -111,11 +112,19 @@ def _label(raw: dict[str, Any]) -> LabelInfo:
 
 
 def _plain(value: Any) -> Any:
-    """numpy numbers and arrays, paths and sets as JSON knows them."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
+    """What JSON knows: numpy values, paths and sets converted; numbers that are not finite become null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, set | frozenset):
-        return sorted(value)
+        value = sorted(value)
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # the Dice of a case that never had the label must not cost a finished training
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
     if hasattr(value, "__fspath__"):
         return str(value)
     raise TypeError(f"{type(value).__name__} does not belong into a model card")
