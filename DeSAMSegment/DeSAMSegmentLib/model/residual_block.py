@@ -6,40 +6,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .instance_norm import SLOPE, instance_norm, instance_norm_with_statistics
+
 INERT = 0.5  # the published channel attention, whatever its weights (see SqueezeExcitation)
-SLOPE = 0.01  # of the leaky ReLU, as published
 REDUCTION = 16  # channels per unit of the attention's bottleneck, as published
 
 SkipTerms = tuple[Tensor, Tensor]
 
 
-def instance_norm(x: Tensor, scale: float = 1.0) -> Tensor:
-    """Instance norm without affine parameters, times scale, (B, C, H, W).
-
-    One group per channel is the same arithmetic, and much faster than ``F.instance_norm`` on a CPU, above all
-    in channels_last layout.
-    """
-    weight = None if scale == 1.0 else x.new_full((x.shape[1],), scale, dtype=torch.float32)
-    return F.group_norm(x, x.shape[1], weight, eps=1e-5)
-
-
 class SqueezeExcitation(nn.Module):
-    """One weight in 0..1 per channel, from the channels' means.
+    """One weight in 0..1 per channel, from the channels' statistics before the instance norm.
 
     The published block squeezes *after* its instance norm, where every mean is 0: the weight is then 0.5
-    whatever the parameters. This one is shown the features before the norm, so it has something to attend to.
+    whatever the parameters. This one is shown what the norm took away, each channel's mean and deviation, so it
+    has something to attend to. It starts near 0.5 too.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         hidden = max(channels // REDUCTION, 4)
-        self.squeeze = nn.Linear(channels, hidden, bias=False)
+        self.squeeze = nn.Linear(2 * channels, hidden, bias=False)
         self.excite = nn.Linear(hidden, channels, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> weights (B, C, 1, 1)."""
-        means = x.mean(dim=(2, 3))
-        return self.excite(self.squeeze(means).relu()).sigmoid()[:, :, None, None]
+    def forward(self, mean: Tensor, log_deviation: Tensor) -> Tensor:
+        """Statistics (B, C) each -> weights (B, C, 1, 1)."""
+        # Not ReLU: with so few units all of them can be silent for a slice, which then teaches nothing.
+        hidden = F.silu(self.squeeze(torch.cat([mean, log_deviation], dim=1)))
+        return self.excite(hidden).sigmoid()[:, :, None, None]
 
 
 class ResidualBlock(nn.Module):
@@ -77,13 +70,14 @@ class ResidualBlock(nn.Module):
         if terms is not None:
             first = add_per_slice(first, terms[0])
             residual = add_per_slice(residual, terms[1])
-        second = self.conv2(F.leaky_relu(instance_norm(first), SLOPE, inplace=True))
+        second = self.conv2(instance_norm(first, leaky=True))
         if self.shortcut is not None:
             residual = instance_norm(residual)
         if self.attention is None:
-            out = instance_norm(second, INERT).add_(residual)
+            out = torch.add(residual, instance_norm(second), alpha=INERT)
         else:
-            out = torch.addcmul(residual, instance_norm(second), self.attention(second))
+            normed, mean, log_deviation = instance_norm_with_statistics(second)
+            out = torch.addcmul(residual, normed, self.attention(mean, log_deviation))
         return F.leaky_relu(out, SLOPE, inplace=True)
 
 
