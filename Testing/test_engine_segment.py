@@ -1,4 +1,4 @@
-"""A segmentation lands on the voxels it was computed from, whatever the volume's orientation; nothing else is touched."""
+"""A segmentation lands on the voxels it was computed from, whatever the volume's orientation."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_small_islands_are_removed_by_their_area_in_square_millimetres() -> None
     from scipy import ndimage
 
     def sizes(mask):
-        components, count = ndimage.label(mask[0], structure=np.ones((3, 3)))
+        components, _ = ndimage.label(mask[0], structure=np.ones((3, 3)))
         return np.bincount(components.ravel())[1:] * 0.8 * 0.7
 
     assert sizes(everything).min() < 40 - 0.8 * 0.7, "the test needs a small island"
