@@ -109,11 +109,12 @@ def storage(repeats: int) -> list[dict]:
     return rows
 
 
-def dice_per_codec(model: str, dataset: str, limit: int) -> list[dict]:
-    """Mean 3-D Dice over all slices with features that went through each codec."""
+def dice_per_codec(model: str, dataset: str, limit: int, slices: int) -> list[dict]:
+    """Mean 3-D Dice with features that went through each codec, over the middle slices (0: all of them)."""
     from DeSAMSegmentLib.data.cases import load, read_dataset
     from DeSAMSegmentLib.engine.events import Finished
     from DeSAMSegmentLib.engine.loading import load_model
+    from DeSAMSegmentLib.engine.options import SegmentOptions
     from DeSAMSegmentLib.engine.segment import segment
 
     loaded = load_model(model)
@@ -126,12 +127,23 @@ def dice_per_codec(model: str, dataset: str, limit: int) -> list[dict]:
             for case in cases:
                 volume, truth = load(case)
                 assert truth is not None
-                result = next(e.result for e in segment(volume, loaded, cache=cache) if isinstance(e, Finished))
+                chosen = middle(Slices(volume, SliceSpec.from_dict(loaded.card.slices)), slices)
+                options = SegmentOptions(slice_range=(chosen[0], chosen[-1]))
+                events = segment(volume, loaded, options, cache=cache)
+                result = next(event.result for event in events if isinstance(event, Finished))
+                drawn, truth = (labels.take(chosen, result.axis) for labels in (result.labels, truth))
                 for value in values:
-                    a, b = result.labels == value, truth == value
+                    a, b = drawn == value, truth == value
                     scores.append(2 * np.count_nonzero(a & b) / max(1, np.count_nonzero(a) + np.count_nonzero(b)))
             rows.append({"codec": codec, "cases": len(cases), "dice": float(np.mean(scores))})
     return rows
+
+
+def middle(slices: Slices, count: int) -> list[int]:
+    """The array positions of the middle slices."""
+    count = min(count or len(slices), len(slices))
+    first = (len(slices) - count) // 2
+    return list(range(first, first + count))
 
 
 def main() -> None:
@@ -140,6 +152,7 @@ def main() -> None:
     parser.add_argument("--model", help="a trained .desam file or a model of the library")
     parser.add_argument("--dataset", help="an nnU-Net raw folder whose last cases are segmented")
     parser.add_argument("--cases", type=int, default=5)
+    parser.add_argument("--slices", type=int, default=0, help="only so many in the middle of each volume")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
 
@@ -154,7 +167,7 @@ def main() -> None:
         )
     dice = []
     if options.model and options.dataset:
-        dice = dice_per_codec(options.model, options.dataset, options.cases)
+        dice = dice_per_codec(options.model, options.dataset, options.cases, options.slices)
         print("\n| codec | cases | Dice |\n|---|---|---|")
         for r in dice:
             print(f"| {r['codec']} | {r['cases']} | {r['dice']:.5f} |")
