@@ -1,9 +1,9 @@
 """The whole job on one real image, in the order a user does it: draw a few slices, train, segment, measure.
 
 The image is the MNI152 T1 template that the nilearn package carries (a brain without its skull, 1 mm voxels);
-its white-matter map from the same package is the truth. Of 155 axial slices with brain only 12 are "drawn",
-that is, handed to the training. Everything goes to demo-output/. No network, no GPU; about five minutes on
-two cores.
+its white-matter map from the same package is the truth. Cut into 37 axial slices of 5 mm, of which only 10
+are "drawn", that is, handed to the training. Everything goes to demo-output/. No network, no GPU; about five
+minutes on two cores.
 
     python scripts/demo.py [--minutes 2.5] [--output demo-output]
 """
@@ -32,12 +32,12 @@ from DeSAMSegmentLib.engine.train import train
 
 # A label map has one value per voxel: "brain" is what of the brain is not white matter.
 LABELS = {1: "brain", 2: "white_matter"}
-DRAWN = 12  # slices
-THICK = 3  # mm, like a clinical scan: mean of so many 1 mm slices
+DRAWN = 10  # slices
+THICK = 5  # mm, like many a clinical scan: the mean of so many 1 mm slices
 
 
 def mni152() -> tuple[Volume, np.ndarray]:
-    """The T1 image in slices of 3 mm and its labels (K, J, I), from the nilearn package's own files."""
+    """The T1 image in slices of 5 mm and its labels (K, J, I), from the nilearn package's own files."""
     t1, white = template("t1"), template("wm")
     ijk_to_ras = t1.ijk_to_ras @ np.diag([1.0, 1.0, THICK, 1.0])
     ijk_to_ras[:3, 3] += t1.ijk_to_ras[:3, 2] * (THICK - 1) / 2  # the centre of the first thick slice
@@ -56,8 +56,8 @@ def template(tissue: str) -> Volume:
 
 
 def thick(array: np.ndarray) -> np.ndarray:
-    """Mean of every three axial slices, (K / 3, J, I) float."""
-    return array.reshape(-1, THICK, *array.shape[1:]).mean(axis=1)
+    """Mean of every five axial slices, (K / 5, J, I) float; the last few, without brain, are left out."""
+    return array[: len(array) // THICK * THICK].reshape(-1, THICK, *array.shape[1:]).mean(axis=1)
 
 
 def draw(labels: np.ndarray) -> np.ndarray:
@@ -107,7 +107,7 @@ def main() -> None:
         epochs=60,
         minutes=arguments.minutes,
         learning_rate=1e-3,
-        batch_size=4,
+        batch_size=2,
         patience=None,
     )
     trained = follow(train([case], LABELS, out / "run", options, cache=cache), view, quiet=(Saved,))

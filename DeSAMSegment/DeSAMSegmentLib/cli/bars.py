@@ -91,4 +91,5 @@ def _bar_set(console: Console, unit: str) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        speed_estimate_period=1800,  # an epoch may take minutes
     )

@@ -110,6 +110,7 @@ class TextView(View):
         self.out = Console(soft_wrap=True, highlight=False, markup=True)
         self.bars = Bars()
         self.unit = ""
+        self.named: set[Path] = set()  # files already named: the best model is saved again and again
 
     def show(self, event: Event) -> None:
         line = self._line(event)
@@ -149,10 +150,19 @@ class TextView(View):
         if isinstance(event, CaseFailed):
             return f"\\[{event.done}/{event.total}] [red]{escape(event.case)} failed[/red]: {escape(event.reason)}"
         if isinstance(event, Saved):
-            return f"{event.what}: {escape(str(event.path))}"
+            return self._file_line(event)
         if isinstance(event, Finished):
             return f"[bold]Done[/bold] in {duration(event.seconds)}. {escape(finished_words(event))}".rstrip()
         return ""
+
+    def _file_line(self, event: Saved) -> str:
+        """Names a new file; those of the single cases of an evaluation are only counted in its report."""
+        if event.path in self.named or (self.unit == "case" and event.what != "report"):
+            return ""
+        from rich.markup import escape
+
+        self.named.add(event.path)
+        return f"{event.what}: {escape(str(event.path))}"
 
 
 def epoch_line(event: EpochDone) -> str:
