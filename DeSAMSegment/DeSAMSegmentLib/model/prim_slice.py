@@ -52,7 +52,20 @@ def heads_of(x: Tensor) -> Tensor:
 
 def rows(tokens: Tensor, pixels: Tensor) -> Tensor:
     """Every token with every pixel, per head: (P, 8, n, 16) and (8, 16, N) -> (P, R, N)."""
-    return torch.matmul(tokens, pixels).flatten(1, 2)
+    return per_head(tokens, pixels).flatten(1, 2)
+
+
+def per_head(left: Tensor, shared: Tensor) -> Tensor:
+    """(P, 8, n, a) and (8, a, b) -> (P, 8, n, b).
+
+    A plain matmul copies the shared factor once per prompt, which on a CPU takes longer than the product.
+    """
+    if left.device.type != "cpu":
+        return torch.matmul(left, shared)
+    out = left.new_empty(*left.shape[:3], shared.shape[2])
+    for one, into in zip(left, out, strict=True):
+        torch.bmm(one, shared, out=into)
+    return out
 
 
 def through(tokens: Tensor, weight: Tensor) -> Tensor:
@@ -128,7 +141,7 @@ class PrimSlice:
         read, write = self.one.cross_attn_token_to_image, self.one.cross_attn_image_to_token
         asked = heads_of(read.q_proj(tokens + prompt_tokens)) * SCALE
         attention = rows(asked, self.key1).softmax(-1).unflatten(1, (HEADS, -1))
-        tokens = self._after_reading(self.one, tokens, torch.matmul(attention, self.value1))
+        tokens = self._after_reading(self.one, tokens, per_head(attention, self.value1))
 
         keys, values = self._token_keys(write, tokens, prompt_tokens)
         weights1 = self._over_tokens(rows(keys, self.query1))
@@ -155,11 +168,11 @@ class PrimSlice:
         asked = heads_of(read.q_proj(tokens + prompt_tokens)) * SCALE
         attention = self._asked_of_first(asked, read.k_proj, self.key2, self.pe_key2, weights1, raw, rate1)
         attention = attention.softmax(-1).mul_(rate1)
-        from_image = torch.matmul(attention.unflatten(1, (HEADS, -1)), self.value2)
+        from_image = per_head(attention.unflatten(1, (HEADS, -1)), self.value2)
         mixture = (attention @ weights1.mT).unflatten(1, (HEADS, -1))  # (P, 8, n, R)
         value = read.v_proj
-        per_head = value.weight.view(HEADS, HEAD_DIM, -1)
-        from_vectors = torch.matmul(mixture, torch.einsum("prc,hdc->phrd", raw, per_head))
+        weight = value.weight.view(HEADS, HEAD_DIM, -1)
+        from_vectors = torch.matmul(mixture, torch.einsum("prc,hdc->phrd", raw, weight))
         constant = value(self.one.norm4.bias).view(HEADS, 1, HEAD_DIM)
         return self._after_reading(layer, tokens, from_image + from_vectors + constant, value_has_bias=True)
 
@@ -201,7 +214,7 @@ class PrimSlice:
         value = self.final.v_proj
         mixed = on_image @ seen.weights1.mT @ seen.vectors1 + attention @ seen.weights2.mT @ seen.vectors2
         mixed = (mixed + attention.sum(-1, keepdim=True) * self.b) * g + self.two.norm4.bias  # (P, 8, 256)
-        read = torch.matmul(on_image[:, :, None], self.value3)[:, :, 0]
+        read = per_head(on_image[:, :, None], self.value3)[:, :, 0]
         read = read + torch.einsum("phc,hdc->phd", mixed, value.weight.view(HEADS, HEAD_DIM, -1))
         read = read.flatten(1) + value.bias
         return self.prim.transformer.norm_final_attn(token[:, 0] + self.final.out_proj(read))

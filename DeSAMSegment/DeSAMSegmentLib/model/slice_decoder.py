@@ -18,8 +18,8 @@ from .types import Decoded, Features, Prompts
 if TYPE_CHECKING:
     from .desam import DeSAM
 
-# Prompts at once. On a CPU one prompt's maps stay in cache; a GPU wants to be filled.
-PRIM_BATCH = {"cpu": 4, "other": 64}
+# Prompts at once. One prompt's masks stay in a CPU's cache; a GPU wants to be filled.
+PRIM_BATCH = {"cpu": 9, "other": 64}
 PDMM_BATCH = {"cpu": 1, "other": 16}
 
 
