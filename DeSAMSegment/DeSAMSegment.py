@@ -123,7 +123,7 @@ class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
             for model in DeSAMSegmentLogic().models():
                 print(model.name, [label.name for label in model.card.labels])
         """
-        return list(self._jobs.shelf.models())
+        return list(self._jobs.models())
 
     def segment(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from PySide6.QtCore import Property, QEvent, QSize, Qt, Signal
-
 from PySide6.QtWidgets import QWidget
 
 from . import qt

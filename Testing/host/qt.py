@@ -8,12 +8,20 @@ A ``.ui`` file names CTK and MRML widgets; ``register`` tells the loader which P
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from typing import Any
 
 from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 from PySide6.QtCore import *  # noqa: F403
 from PySide6.QtGui import *  # noqa: F403
 from PySide6.QtWidgets import *  # noqa: F403
+
+if sys.version_info < (3, 12):
+    # PySide6's wheels count on None, True and False being immortal, as they are from Python 3.12. In 3.11 each void
+    # call takes one reference of None away, until the interpreter dies; so they get more than can ever be used up.
+    for _constant in (None, True, False):
+        ctypes.c_ssize_t.from_address(id(_constant)).value += 1 << 60
 
 _MODULES = (QtCore, QtGui, QtWidgets)
 _STATIC_WINS = {("QTimer", "singleShot")}  # a static function hides the property of that name, in Slicer too

@@ -176,7 +176,13 @@ class InProcess:
                     break
             yield sources
 
+    def models(self) -> list[ShelfModel]:
+        """The library as it is on disk now."""
+        self.shelf.changed.emit()
+        return self.shelf.models()
+
     def _model(self, name: str) -> ShelfModel:
+        self.shelf.changed.emit()  # another program may have changed the library
         model = self.shelf.find(name)
         if model is not None and model.card is not None:
             return model

@@ -13,6 +13,7 @@ from ..jobs.client import JobEnd
 from . import words
 from .geometry import volumeProblem
 from .i18n import _
+from .nodewatch import NodeWatch
 from .results import Undo, outputProblem
 from .section import Section, Services
 from .segmentrun import SegmentRun
@@ -31,6 +32,7 @@ class SegmentSection(Section):
         self.run: SegmentRun | None = None
         self._undo: Undo | None = None
         self._isFilling = False
+        self._volumeWatch = NodeWatch(self.refresh)
         for selector in (self.ui.volumeSelector, self.ui.outputSelector):
             selector.setMRMLScene(slicer.mrmlScene)
         binder = services.binder
@@ -192,6 +194,8 @@ class SegmentSection(Section):
     # ---- what is shown --------------------------------------------------------------------------------------------
 
     def _onParameter(self, name: str) -> None:
+        if name in ("", "volume"):
+            self._volumeWatch.watch(self.services.parameters.getNode("volume"))
         if name == "":
             self._undo = None
         if name in ("", "model"):

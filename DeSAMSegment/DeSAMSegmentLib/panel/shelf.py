@@ -31,30 +31,44 @@ class ShelfModel:
 
 
 class Shelf:
-    """Library and weights through the store; ``changed`` after every change made here."""
+    """Library and weights through the store.
+
+    Read from disk once and again after ``changed``, which is emitted after every change made here, and by whoever
+    has reason to think that the disk has changed.
+    """
 
     def __init__(self) -> None:
+        self._models: list[ShelfModel] | None = None
+        self._weights: list[Any] | None = None
         self.changed = Signal()
+        self.changed.connect(self._forget)  # first of all, so that the other slots see what is new
+
+    def _forget(self) -> None:
+        self._models = self._weights = None
 
     def models(self) -> list[ShelfModel]:
         """Every model file; none while packages are missing."""
-        try:
-            entries = self._library().list()
-        except ImportError:
-            return []
-        return [ShelfModel(entry.name, entry.path, entry.card, entry.problem) for entry in entries]
+        if self._models is None:
+            try:
+                entries = self._library().list()
+            except ImportError:
+                return []
+            self._models = [ShelfModel(entry.name, entry.path, entry.card, entry.problem) for entry in entries]
+        return self._models
 
     def find(self, name: str) -> ShelfModel | None:
         return next((model for model in self.models() if model.name == name), None)
 
     def weights(self) -> list[Any]:
         """WeightStatus of every backbone; none while packages are missing."""
-        try:
-            from ..store import weights
+        if self._weights is None:
+            try:
+                from ..store import weights
 
-            return weights.status()
-        except ImportError:
-            return []
+                self._weights = weights.status()
+            except ImportError:
+                return []
+        return self._weights
 
     def folder(self) -> Path:
         folder = Path(self._library().folder)

