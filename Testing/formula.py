@@ -6,14 +6,13 @@ from its name and a salt; weights are scaled so that activations stay of order o
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
+from DeSAMSegmentLib.model import sam
 from torch import Tensor
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
@@ -46,14 +45,45 @@ def features(level_width: int, salt: int = 0) -> tuple[list[Tensor], Tensor]:
     return levels, values("input.neck", (1, 256, 64, 64), salt)
 
 
-def published_shapes(width: int) -> dict[str, list[int]]:
-    """Names and shapes of the published decoder's state dict for an encoder of this width."""
-    shapes = json.loads(fixture("state_dict_dim768.json").read_text())
-    return {name: [width if size == 768 else size for size in shape] for name, shape in shapes.items()}
+def published_shapes(
+    level_widths: Sequence[int], widths: Sequence[int] = (256, 128, 64)
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the published decoder's state dict: SAM's own parts, and its mask branch "pimm".
+
+    level_widths: of the encoder's levels, shallow to deep; widths: of the mask branch (those published).
+    """
+    transformer = sam.TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8)
+    prompt = sam.PromptEncoder(256, (64, 64), (1024, 1024), 16)
+    parts = {"prompt_encoder": prompt, "mask_decoder": sam.MaskDecoder(transformer_dim=256, transformer=transformer)}
+    shapes = {f"{p}.{n}": tuple(t.shape) for p, part in parts.items() for n, t in part.state_dict().items()}
+    branch: dict[str, tuple[int, ...]] = {}
+
+    def block(name: str, channels: int, out: int) -> None:
+        branch[f"{name}.conv1.conv.weight"] = (out, channels, 3, 3)
+        branch[f"{name}.conv2.conv.weight"] = (out, out, 3, 3)
+        branch[f"{name}.conv3.conv.weight"] = (out, channels, 1, 1)
+        branch[f"{name}.se.fc.0.weight"] = (out // 16, out)
+        branch[f"{name}.se.fc.2.weight"] = (out, out // 16)
+
+    block("mask_embedding_fusion", 256 + widths[0], widths[0])
+    for depth, (channels, out) in enumerate(zip(reversed(level_widths), widths, strict=True)):
+        context = f"conv_blocks_context.{depth}"
+        block(f"{context}.block_init", channels, out)
+        for step in range(depth):
+            branch[f"{context}.residual_block.{step}.0.conv.weight"] = (out, out, 2, 2)
+            block(f"{context}.residual_block.{step}.1", out, out)
+    for step in range(2):
+        up, out = f"conv_blocks_localization.{step}", widths[step + 1]
+        branch[f"{up}.transp_conv.conv.weight"] = (widths[step], out, 2, 2)
+        block(f"{up}.res_block", 2 * out, out)
+        branch[f"seg_outputs.{step}.weight"] = (1, out, 1, 1)
+    return shapes | {f"mask_decoder.pimm.{name}": shape for name, shape in branch.items()}
 
 
 def fixture(name: str) -> Path:
     """A file of the parity fixtures; the test is skipped, saying so, where they are not at hand."""
+    import pytest
+
     path = REFERENCE / name
     if not path.exists():
         pytest.skip(f"the parity fixture {path.name} is not on this machine (looked in ../shared/reference)")

@@ -45,7 +45,7 @@ def small_features(slices: int = 1) -> Features:
 
 def test_a_second_salt_decodes_alike_on_the_fast_and_the_published_path():
     """The fixture holds salt 0 only; here the plain decode of benchmarks/naive.py vouches for salt 1."""
-    tensors = formula.weights(formula.published_shapes(768), salt=1)
+    tensors = formula.weights(formula.published_shapes([768] * 3), salt=1)
     levels, neck = formula.features(768, salt=1)
     xy = torch.tensor([[511.0, 300.5], [37.25, 1000.0]])
     naive = naive_module().NaiveDecoder(tensors, grid_side=2)
@@ -287,7 +287,7 @@ def test_tensors_round_trip_and_refuse_by_name():
 
 
 def test_a_published_checkpoint_with_something_missing_or_foreign_is_refused_by_name():
-    tensors = formula.weights(formula.published_shapes(768))
+    tensors = formula.weights(formula.published_shapes([768] * 3))
     lost, foreign = "mask_decoder.pimm.seg_outputs.1.weight", "mask_decoder.pimm.extra.weight"
     with pytest.raises(ValueError, match="missing: " + lost):
         DeSAM.from_reference_tensors({name: t for name, t in tensors.items() if name != lost})

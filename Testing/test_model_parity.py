@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import formula
 import pytest
 import torch
@@ -15,9 +17,15 @@ TOLERANCE = 1e-4
 def imported(request):
     width = request.param
     stored = formula.fixture_arrays(f"decoder_dim{width}_salt0.npz")
-    model = DeSAM.from_reference_tensors(formula.weights(formula.published_shapes(width)))
+    model = DeSAM.from_reference_tensors(formula.weights(formula.published_shapes([width] * 3)))
     levels, neck = formula.features(width)
     return model, Features(levels, neck), stored
+
+
+@pytest.mark.parametrize("width", [768, 1280])
+def test_the_tests_know_the_published_tensors_by_name_and_shape(width):
+    listed = json.loads(formula.fixture(f"state_dict_dim{width}.json").read_text())
+    assert {n: tuple(shape) for n, shape in listed.items()} == formula.published_shapes([width] * 3)
 
 
 def difference(ours: torch.Tensor, theirs) -> float:

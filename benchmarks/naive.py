@@ -30,13 +30,15 @@ class NaiveDecoder(nn.Module):
     Arguments:
       tensors: of a published checkpoint (``Testing/formula.py`` makes some).
       grid_side: prompts are decoded in batches of this many, as published.
+      input_size: side of the frame the prompts are given in.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], grid_side: int = 9) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], grid_side: int = 9, input_size: int = 1024) -> None:
         super().__init__()
         self.grid_side = grid_side
+        self.input_size = input_size
         self.prompt_encoder = sam.PromptEncoder(
-            embed_dim=256, image_embedding_size=(64, 64), input_image_size=(1024, 1024), mask_in_chans=16
+            embed_dim=256, image_embedding_size=(64, 64), input_image_size=(input_size,) * 2, mask_in_chans=16
         )
         transformer = sam.TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8)
         self.mask_decoder = sam.MaskDecoder(transformer_dim=256, transformer=transformer)
@@ -61,11 +63,11 @@ class NaiveDecoder(nn.Module):
         return torch.cat([iou for iou, _ in found]), torch.cat([logits for _, logits in found])
 
     @torch.no_grad()
-    def box(self, features: Features) -> tuple[Tensor, Tensor]:
-        """The whole image, decoded as often as the grid has points."""
+    def box(self, features: Features, batches: int | None = None) -> tuple[Tensor, Tensor]:
+        """The whole image, decoded as often as the grid has points, or for some batches of that only."""
         found = []
-        for _ in range(self.grid_side):
-            boxes = torch.tensor([[0.0, 0.0, 1024.0, 1024.0]] * self.grid_side)
+        for _ in range(batches or self.grid_side):
+            boxes = torch.tensor([[0.0, 0.0, self.input_size, self.input_size]] * self.grid_side)
             sparse, dense = self.prompt_encoder(None, boxes, None)
             found.append(self.predict(self.repeat(features, self.grid_side), sparse, dense))
         return torch.cat([iou for iou, _ in found]), torch.cat([logits for _, logits in found])
