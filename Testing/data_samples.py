@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+from DeSAMSegmentLib.data.grid import to_image
 from DeSAMSegmentLib.data.volume import Volume
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -59,3 +61,19 @@ def back(array: np.ndarray, order: tuple[int, int, int], flips: tuple[bool, bool
         if flips[axis]:
             array = np.flip(array, axis)
     return array
+
+
+TURNED = {"spacing": (0.7, 0.8, 2.5), "turn": rotation(12, -7, 31), "origin": (10.0, -20.0, 30.0)}
+
+
+def saved(path: Path, volume: Volume, compress: bool = True) -> Path:
+    sitk.WriteImage(to_image(volume.array, volume.ijk_to_ras), str(path), compress)
+    return path
+
+
+def message(error: pytest.ExceptionInfo) -> str:
+    """The error's text, which must be one line with a remedy."""
+    text = str(error.value)
+    assert "\n" not in text
+    assert error.value.do, text
+    return text
