@@ -54,3 +54,25 @@ def loadModule(path: str | Path) -> Any:
     from .modules import LoadedModule
 
     return LoadedModule(Path(path))
+
+
+def dress(look: str) -> None:
+    """Gives the application Slicer's light or dark look: the Fusion style with a palette."""
+    from PySide6.QtGui import QColor, QPalette
+    from PySide6.QtWidgets import QApplication
+
+    start()
+    QApplication.setStyle("Fusion")
+    window, base, text, shade = ("#353535", "#2a2a2a", "#f0f0f0", "#7f7f7f") if look == "dark" else (
+        "#efefef", "#ffffff", "#101010", "#a0a0a0"
+    )  # fmt: skip
+    palette = QPalette()
+    for role, color in (
+        (QPalette.Window, window), (QPalette.Button, window), (QPalette.Base, base), (QPalette.AlternateBase, window),
+        (QPalette.Text, text), (QPalette.WindowText, text), (QPalette.ButtonText, text), (QPalette.ToolTipText, text),
+        (QPalette.ToolTipBase, base), (QPalette.PlaceholderText, shade), (QPalette.Highlight, "#308cc6"),
+    ):  # fmt: skip
+        palette.setColor(role, QColor(color))
+    for role in (QPalette.Text, QPalette.WindowText, QPalette.ButtonText):
+        palette.setColor(QPalette.Disabled, role, QColor(shade))
+    QApplication.setPalette(palette)

@@ -17,7 +17,8 @@ class ctkCollapsibleButton(qt.QWidget):
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
-        self._collapsed = False
+        self._collapsed = self._isChanging = False
+        self._wanted: dict[Any, bool] = {}  # child to whether the module wants it shown
         self._title = qt.QToolButton(self)
         self._title.setToolButtonStyle(Qt.ToolButtonTextBesideIcon)
         self._title.setAutoRaise(False)
@@ -49,6 +50,24 @@ class ctkCollapsibleButton(qt.QWidget):
         inner = self.layout().minimumSize() if self.layout() and not self._collapsed else QSize(0, 0)
         return QSize(max(inner.width(), 80), max(inner.height(), self._titleHeight()))
 
+    def childEvent(self, event: Any) -> None:
+        if event.type() == QEvent.ChildAdded and event.child().isWidgetType() and hasattr(self, "_wanted"):
+            event.child().installEventFilter(self)
+        super().childEvent(event)
+
+    def eventFilter(self, child: Any, event: Any) -> bool:
+        """As in CTK: what the module shows or hides while collapsed takes effect when the section is opened."""
+        if event.type() in (QEvent.ShowToParent, QEvent.HideToParent) and not self._isChanging:
+            self._wanted[child] = event.type() == QEvent.ShowToParent
+            if self._collapsed and self._wanted[child]:
+                self._show(child, False)
+        return False
+
+    def _show(self, child: Any, isShown: bool) -> None:
+        before, self._isChanging = self._isChanging, True
+        child.setVisible(isShown)
+        self._isChanging = before
+
     def _children(self) -> list[Any]:
         return [w for w in self.findChildren(QWidget, options=Qt.FindDirectChildrenOnly) if w is not self._title]
 
@@ -59,7 +78,7 @@ class ctkCollapsibleButton(qt.QWidget):
         self._title.setChecked(not self._collapsed)
         self._title.setArrowType(Qt.RightArrow if self._collapsed else Qt.DownArrow)
         for child in self._children():
-            child.setVisible(not self._collapsed)
+            self._show(child, not self._collapsed and self._wanted.get(child, not child.isHidden() or self._collapsed))
         self._place()
         self.updateGeometry()
         self.contentsCollapsed.emit(self._collapsed)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import slicer
+from PySide6.QtWidgets import QWidget
 
 from . import qt
 from .qmrml import qMRMLWidget
@@ -109,6 +110,9 @@ class LoadedModule:
     def closePanel(self) -> None:
         if self.widget is not None:
             self.widget.cleanup()
+            for child in self.panel.findChildren(QWidget):
+                child.blockSignals(True)  # being destroyed, a widget tells nobody that its scene is gone
+            self.panel.setMRMLScene(None)
             self.panel.hide()
             self.panel.deleteLater()
         self.widget = self.panel = None

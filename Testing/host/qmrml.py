@@ -56,14 +56,19 @@ class qMRMLNodeComboBox(qt.QWidget):
         self._flags = {"noneEnabled": False, "showChildNodeTypes": True, "showHidden": False, "addEnabled": True}
         self._currentID = ""
         self._nameTags: list[tuple[Any, int]] = []
+        self._sceneTags: list[int] = []
         self._combo.activated.connect(lambda index: self.setCurrentNodeID(self._combo.itemData(index)))
 
     def setMRMLScene(self, scene: Any) -> None:
         if scene is self._scene:
             return
-        self._scene = scene
-        for event in _NODE_LIST_EVENTS:
-            scene.AddObserver(getattr(slicer.vtkMRMLScene, event), self._refresh)
+        for tag in self._sceneTags:
+            self._scene.RemoveObserver(tag)
+        self._sceneTags, self._scene = [], scene
+        if scene is not None:
+            events = [getattr(slicer.vtkMRMLScene, event) for event in _NODE_LIST_EVENTS]
+            self._sceneTags = [scene.AddObserver(event, self._refresh) for event in events]
+        self._observeNames()
         self._refresh()
 
     def mrmlScene(self) -> Any:

@@ -25,6 +25,7 @@ if sys.version_info < (3, 12):
 
 _MODULES = (QtCore, QtGui, QtWidgets)
 _STATIC_WINS = {("QTimer", "singleShot")}  # a static function hides the property of that name, in Slicer too
+_VIRTUAL = ("sizeHint", "minimumSizeHint")  # Qt itself asks Python for these: as attributes they would ask back
 _standIns: dict[str, type] = {}
 
 
@@ -63,7 +64,7 @@ def _behaveAsPythonQt(cls: type) -> None:
     meta = cls.staticMetaObject
     for index in range(meta.propertyOffset(), meta.propertyCount()):
         name = meta.property(index).name()
-        if (cls.__name__, name) not in _STATIC_WINS:
+        if (cls.__name__, name) not in _STATIC_WINS and name not in _VIRTUAL:
             setattr(cls, name, _attribute(name))
     if hasattr(cls, "exec"):
         cls.exec_ = cls.exec

@@ -49,3 +49,6 @@ class Section:
 
     def refresh(self) -> None:
         """After anything it shows may have changed."""
+
+    def cleanup(self) -> None:
+        """Before the panel goes away: lets go of the scene."""

@@ -78,7 +78,8 @@ class FineTuneSection(Section):
         selector.clear()
         for status in self.services.shelf.weights():
             if status.path is not None:
-                selector.addItem(_("New, on {title}").format(title=status.info.title), BACKBONE + status.info.id)
+                title = status.info.title.split(":")[0]
+                selector.addItem(_("New, on {title}").format(title=title), BACKBONE + status.info.id)
         for model in self.services.shelf.models():
             if model.card is not None:
                 selector.addItem(_("Refine {name}").format(name=model.name), model.name)

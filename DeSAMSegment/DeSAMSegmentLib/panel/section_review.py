@@ -84,7 +84,8 @@ class ReviewSection(Section):
     def refresh(self) -> None:
         self._refreshed = time.monotonic()
         rows = self.toLookAt()
-        self.ui.chartFrame.setVisible(bool(rows))
+        for widget in (self.ui.chartFrame, self.ui.reviewTableLabel, self.ui.reviewTable, self.ui.pointsCheckBox):
+            widget.setVisible(bool(rows))
         self.chart.refresh()
         table = self.ui.reviewTable
         table.setRowCount(min(SHOWN, len(rows)))

@@ -62,6 +62,8 @@ class SegmentSection(Section):
         names = [model.name for model in models]
         chosen = self.services.parameters.get("model")
         self.ui.modelList.setCurrentRow(names.index(chosen) if chosen in names else -1)
+        if not self.services.shelf.models():
+            self.ui.modelList.addItem(self._hint())
         self._isFilling = False
         if not chosen and len(names) == 1 and not self.ui.modelSearch.text:
             self.ui.modelList.setCurrentRow(0)
@@ -76,6 +78,12 @@ class SegmentSection(Section):
             item = qt.QListWidgetItem(f"{model.name}   ({words.modelFinds(model.card)})")
             item.setToolTip(words.cardText(model.name, model.card))
         item.setData(qt.Qt.UserRole, model.name)
+        return item
+
+    @staticmethod
+    def _hint() -> Any:
+        item = qt.QListWidgetItem(_("No model yet: fine-tune one, or import one, below."))
+        item.setFlags(qt.Qt.NoItemFlags)
         return item
 
     def _onModelRow(self, row: int) -> None:
@@ -190,6 +198,9 @@ class SegmentSection(Section):
         if undo is not None and undo.restore():
             self.ui.statusLabel.setText(_("The last run was taken back."))
         self.refresh()
+
+    def cleanup(self) -> None:
+        self._volumeWatch.watch(None)
 
     # ---- what is shown --------------------------------------------------------------------------------------------
 

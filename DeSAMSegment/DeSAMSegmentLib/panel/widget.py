@@ -96,3 +96,5 @@ class Panel:
     def cleanup(self) -> None:
         """Module reload or application exit: no process of ours outlives the panel."""
         self.services.jobs.stop()
+        for section in self.sections:
+            section.cleanup()
