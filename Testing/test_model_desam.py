@@ -10,7 +10,12 @@ import pytest
 import torch
 from DeSAMSegmentLib.model.config import VARIANTS, DeSAMConfig
 from DeSAMSegmentLib.model.desam import DeSAM
-from DeSAMSegmentLib.model.instance_norm import instance_norm, instance_norm_with_statistics
+from DeSAMSegmentLib.model.instance_norm import (
+    instance_norm,
+    instance_norm_with_statistics,
+    normalise_elsewhere,
+    normalise_on_cpu,
+)
 from DeSAMSegmentLib.model.prim_slice import PrimSlice
 from DeSAMSegmentLib.model.prompt_encoder import PromptEncoder
 from DeSAMSegmentLib.model.residual_block import ResidualBlock, SqueezeExcitation
@@ -127,6 +132,17 @@ def test_inert_channel_attention_is_the_published_constant_and_effective_is_not(
     assert weights.shape == (2, 32, 1, 1)
     assert weights.std() > 1e-3
     assert ((weights > 0) & (weights < 1)).all()
+
+
+def test_the_norm_of_a_gpu_is_that_of_a_cpu():
+    x = formula.values("x", (2, 5, 9, 7)) * 3 + 1
+    for ours, theirs in zip(normalise_elsewhere(x), normalise_on_cpu(x), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    nested = x.to(memory_format=torch.channels_last)
+    assert normalise_elsewhere(nested)[0].is_contiguous(memory_format=torch.channels_last)
+    half = normalise_elsewhere(x.half())[0]
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.float(), normalise_on_cpu(x)[0], atol=5e-3, rtol=0)
 
 
 @pytest.mark.parametrize("leaky", [False, True])

@@ -1,0 +1,96 @@
+"""The table, the JSON and the picture of ``speed.py``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+NOTES = """
+CPU seconds of one side's process, medians of alternating runs; "~": the baseline ran one batch of nine identical or
+equivalent ones, times nine. Baseline: `benchmarks/naive.py`, the published decode on the same tensors: features
+copied per prompt, context computed per prompt, every mask decoded. Our side's process calls `tune_allocator()`, as
+the worker and the command line do. "Grid" is the mask of the best-scored point, which is what the published
+evaluation reads; the masks of both sides are compared pixel by pixel. segment-anything's automatic mask generator
+itself needs torchvision and is not run: its mask head on the same points, in its batches of 64, is.
+"""
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| | | published | here | ratio | aim | |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        unit = "" if row["baseline"] is None else " s"
+        baseline = "" if row["baseline"] is None else f"{'~' if row['scale'] != 1 else ''}{row['baseline']:.3g} s"
+        ratio = "" if row["ratio"] is None else f"**{row['ratio']:.3g}**"
+        aim = "" if row["target"] is None else f"{row['target']:.3g}"
+        cells = (row["group"], row["name"], baseline, f"{row['ours']:.3g}{unit}", ratio, aim, row["same"])
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def curve_table(curves: dict[str, dict[int, float]]) -> str:
+    shapes = [name for name in curves if not name.endswith("baseline")]
+    if not shapes:
+        return ""
+    points = list(curves[shapes[0]])
+    lines = ["| points | " + " | ".join(map(str, points)) + " |", "|---" * (len(points) + 1) + "|"]
+    lines += [f"| {name}, s | " + " | ".join(f"{curves[name][n]:.2f}" for n in points) + " |" for name in shapes]
+    return "\n".join(lines)
+
+
+def memory_table(memory: dict[str, dict[str, float]]) -> str:
+    lines = ["| peak memory of the process | published | here |", "|---|---|---|"]
+    for group, peaks in memory.items():
+        cells = [f"{peaks[side] / 2**30:.2f} GiB" if side in peaks else "" for side in ("baseline", "ours")]
+        lines.append(f"| {group} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines)
+
+
+def write(
+    folder: Path | None, about: dict[str, Any], rows: list[dict[str, Any]],
+    curves: dict[str, dict[int, float]], memory: dict[str, dict[str, float]],
+) -> None:  # fmt: skip
+    """Prints the report; with a folder also writes speed-cpu.md, .json and .png there."""
+    facts = ", ".join(f"{name} {value}" for name, value in about.items())
+    parts = ["# Speed on a CPU", facts, table(rows), "## Grid points", curve_table(curves)]
+    text = "\n\n".join([*parts, "## Memory", memory_table(memory), NOTES.strip()]) + "\n"
+    print(text)
+    if folder is None:
+        return
+    folder.mkdir(exist_ok=True)
+    (folder / "speed-cpu.md").write_text(text + "\n![](speed-cpu.png)\n")
+    everything = {"about": about, "rows": rows, "curves": curves, "memory": memory}
+    (folder / "speed-cpu.json").write_text(json.dumps(everything, indent=1) + "\n")
+    picture(folder / "speed-cpu.png", rows, curves)
+
+
+def picture(path: Path, rows: list[dict[str, Any]], curves: dict[str, dict[int, float]]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5.2), width_ratios=(1.25, 1), layout="constrained")
+    shown = [row for row in rows if row["ratio"] is not None and row["same"] != "another model"][::-1]
+    bars = left.barh([f"{r['group']}: {r['name']}" for r in shown], [r["ratio"] for r in shown], color="#3b7dd8")
+    left.bar_label(bars, [f"{r['ratio']:.3g}" for r in shown], padding=3, fontsize=8)
+    for bar, row in zip(bars, shown, strict=True):
+        if row["target"]:
+            left.plot([row["target"]] * 2, [bar.get_y(), bar.get_y() + bar.get_height()], color="#d8503b", lw=2)
+    left.set_xscale("log")
+    left.set_xlim(0.8, max(r["ratio"] for r in shown) * 2.2)
+    left.set_xlabel("times less CPU time than the published way (red: aim)")
+    left.tick_params(axis="y", labelsize=8)
+    names = {"vit_b": "ViT-B features, width 'paper'", "lite_medsam": "lite_medsam features, width 'lite'"}
+    for shape, colour in (("vit_b", "#3b7dd8"), ("lite_medsam", "#3ba55d")):
+        if shape in curves:
+            ours, baseline = curves[shape], curves[f"{shape} baseline"]
+            right.loglog(list(ours), list(ours.values()), "o-", color=colour, label=names[shape])
+            right.loglog(list(baseline), list(baseline.values()), "--", color=colour, label="  decoded as published")
+    right.set_xlabel("grid points per slice")
+    right.set_ylabel("CPU seconds per slice, decoder")
+    right.set_xticks([1, 9, 25, 81, 169, 1024], ["1", "9", "25", "81", "169", "1024"])
+    right.minorticks_off()
+    right.grid(alpha=0.3)
+    right.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
