@@ -5,7 +5,7 @@ its white-matter map from the same package is the truth. Cut into 37 axial slice
 are "drawn", that is, handed to the training. Everything goes to demo-output/. No network, no GPU; about five
 minutes on two cores.
 
-    python scripts/demo.py [--minutes 2.5] [--output demo-output]
+    python scripts/demo.py [--minutes 2] [--output demo-output]
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def follow(events, view: TextView, quiet: tuple[type, ...] = ()):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=2.5, help="time for the epochs of the training")
+    parser.add_argument("--minutes", type=float, default=2.0, help="time for the epochs of the training")
     parser.add_argument("--output", type=Path, default=Path("demo-output"))
     arguments = parser.parse_args()
     out: Path = arguments.output
@@ -116,7 +116,10 @@ def main() -> None:
     model = DeSAM.load(trained.best)
     figures = {}
     for mode in ("grid", "box"):
-        result = follow(segment(volume, model, SegmentOptions(mode=mode), cache=cache), view)
+        # Only slices with brain were drawn, so nobody showed the model what an empty one is: it paints
+        # patches on those above the head, and keeping each label's largest part takes them away.
+        choice = SegmentOptions(mode=mode, largest_component=True)
+        result = follow(segment(volume, model, choice, cache=cache), view)
         write_segmentation(out / f"brain-{mode}.seg.nrrd", result.labels, volume, model.card.labels)
         write_labelmap(out / mode / "mni152.nii.gz", result.labels, volume)
         full = Case("mni152", volume, truth)
@@ -148,7 +151,7 @@ def tell(out: Path, figures: dict[str, dict[str, float | None]], seconds: float)
         print(f"  {mode:5}" + "".join(f"  {name} {dice:.3f}" for name, dice in scores.items() if dice is not None))
     print("Files:")
     for path in sorted(path for path in out.rglob("*") if path.is_file() and path.suffix != ".pt"):
-        print(f"  {path}  ({path.stat().st_size / 1e6:.1f} MB)")
+        print(f"  {path}  ({path.stat().st_size / 1000:,.0f} kB)")
     print(f"Open {out}/report-grid/report.md, or the .seg.nrrd files in 3D Slicer.")
 
 

@@ -139,7 +139,7 @@ class TextView(View):
         from rich.markup import escape
 
         if isinstance(event, Started):
-            return f"[bold]{escape(event.title)}[/bold]: {event.total} {event.unit}s on {escape(event.device)}"
+            return f"[bold]{escape(event.title)}[/bold]: {_count(event)} on {escape(event.device)}"
         if isinstance(event, Log):
             text = escape(event.text)
             return f"[yellow]{text}[/yellow]" if event.level == "warning" else text
@@ -163,6 +163,10 @@ class TextView(View):
 
         self.named.add(event.path)
         return f"{event.what}: {escape(str(event.path))}"
+
+
+def _count(event: Started) -> str:
+    return f"{event.total} {event.unit}" + ("" if event.total == 1 else "s")
 
 
 def epoch_line(event: EpochDone) -> str:

@@ -83,7 +83,7 @@ def evaluate(
         segmenter, known, words = _model_segmenter(model, labels, options, device, cache)
     else:
         known = labels
-        segmenter, words = _folder_segmenter(Path(str(predictions)), options), "no model, finished label maps"
+        segmenter, words = _folder_segmenter(Path(str(predictions)), options), "the CPU"
     yield Started("evaluate", folder.name, len(cases), "case", words)
     if left_out := {value: name for value, name in labels.items() if value not in known}:
         yield Log(f"The model does not know {_listed(left_out)}: left out of the evaluation.", "warning")
