@@ -94,7 +94,7 @@ def test_every_voxel_is_where_it_was_computed(kind: str, transformed: bool, axis
     writer = write(volume, axis=axis)
     assert np.array_equal(seen(writer, volume), TRUTH)
     for value, identifier in writer.segmentIDs.items():
-        assert np.array_equal(segments.segmentMask(writer.segmentationNode, identifier, volume), TRUTH == value)
+        assert np.array_equal(segments.segmentMask(writer.segmentationNode, identifier, volume), value == TRUTH)
 
 
 def test_a_new_segmentation_is_named_placed_and_drawn_as_the_card_says() -> None:
@@ -158,7 +158,7 @@ def test_a_chosen_segmentation_under_another_transform_stays_there() -> None:
     writer = write(volume, node)
     assert node.GetParentTransformNode() is transform
     for value, identifier in writer.segmentIDs.items():
-        assert np.array_equal(segments.segmentMask(node, identifier, volume), TRUTH == value)
+        assert np.array_equal(segments.segmentMask(node, identifier, volume), value == TRUTH)
 
 
 def test_saving_the_scene_in_the_middle_of_a_run_loses_nothing(tmp_path: Any) -> None:

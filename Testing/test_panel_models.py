@@ -1,0 +1,166 @@
+"""The sections Models and Advanced, and the small parts that need no worker."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from host import phantom
+from host.desk import Desk
+from host.fixtures import *  # noqa: F403
+from host.fixtures import slicer
+
+words = importlib.import_module("DeSAMSegmentLib.panel.words")
+background = importlib.import_module("DeSAMSegmentLib.panel.background")
+
+
+def select(desk: Desk, name: str) -> None:
+    table = desk.models.ui.modelTable
+    rows = [row for row in range(table.rowCount) if table.item(row, 0).text() == name]
+    table.selectRow(rows[0])
+
+
+def names(desk: Desk) -> list[str]:
+    return [model.name for model in desk.services.shelf.models()]
+
+
+def test_a_model_is_exported_deleted_imported_and_renamed(desk: Desk, tmp_path: Path) -> None:
+    ui = desk.models.ui
+    assert not ui.exportButton.enabled
+    assert "Select a model" in ui.exportButton.toolTip
+    select(desk, "blobs")
+    desk.answers.nextPath = tmp_path / "copy.desam"
+    desk.press(ui.exportButton)
+    assert (tmp_path / "copy.desam").exists()
+    desk.press(ui.importButton)
+    assert names(desk) == ["blobs", "copy"]
+    assert desk.services.parameters.get("model") == "copy"
+    select(desk, "copy")
+    desk.answers.nextText = "renamed"
+    desk.press(ui.renameButton)
+    assert names(desk) == ["blobs", "renamed"]
+    assert desk.services.parameters.get("model") == "renamed"
+    select(desk, "renamed")
+    desk.answers.agrees = False
+    desk.press(ui.deleteButton)
+    assert "cannot be undone" in desk.answers.asked[-1]
+    assert "renamed" in names(desk)
+    desk.answers.agrees = True
+    desk.press(ui.deleteButton)
+    assert names(desk) == ["blobs"]
+
+
+def test_a_file_that_is_no_model_is_refused_in_words(desk: Desk, tmp_path: Path) -> None:
+    desk.answers.nextPath = tmp_path / "bad.desam"
+    desk.answers.nextPath.write_bytes(b"not a model")
+    desk.press(desk.models.ui.importButton)
+    assert "bad.desam" in desk.models.ui.modelsStatusLabel.text
+    assert names(desk) == ["blobs"]
+
+
+def test_a_damaged_model_is_listed_with_its_problem_and_cannot_be_applied(desk: Desk, home: Path) -> None:
+    damaged = home / "models" / "damaged.desam"
+    damaged.write_bytes(b"\0" * 64)
+    desk.services.shelf.changed.emit()
+    phantom.addVolume("head", 3, shape=(4, 64, 48))
+    desk.chooseModel("damaged (cannot be used)")
+    assert not desk.segment.ui.applyButton.enabled
+    assert "damaged.desam" in desk.segment.ui.applyButton.toolTip
+    damaged.unlink()
+
+
+def test_a_download_asks_first_with_size_and_licence(desk: Desk) -> None:
+    ui = desk.models.ui
+    rows = {ui.weightsTable.item(row, 0).text(): row for row in range(ui.weightsTable.rowCount)}
+    ui.weightsTable.selectRow(rows["lite_medsam"])
+    assert "here already" in ui.downloadButton.toolTip
+    ui.weightsTable.selectRow(rows["medsam"])
+    assert "cannot be downloaded" in ui.downloadButton.toolTip
+    ui.weightsTable.selectRow(rows["vit_b"])
+    desk.answers.agrees = False
+    desk.press(ui.downloadButton)
+    assert "375 MB" in desk.answers.asked[-1]
+    assert "Apache-2.0" in desk.answers.asked[-1]
+    assert not desk.services.jobs.busy
+
+
+def test_settings_of_this_computer_are_not_saved_with_the_scene(desk: Desk) -> None:
+    ui = desk.advanced.ui
+    ui.deviceSelector.setCurrentIndex(ui.deviceSelector.findData("cpu"))
+    ui.cacheSpinBox.setValue(5)
+    slicer.mrmlScene.Clear(0)
+    assert ui.deviceSelector.itemData(ui.deviceSelector.currentIndex) == "cpu"
+    assert desk.services.settings.get("device") == "cpu"
+    assert desk.services.settings.get("cacheGigabytes") == 5
+    assert "CPU" in desk.segment.ui.deviceLabel.text
+
+
+def test_the_cache_is_measured_when_the_section_is_opened_and_cleared_on_demand(desk: Desk, home: Path) -> None:
+    import numpy as np
+    from DeSAMSegmentLib.data.features import FeatureCache
+
+    FeatureCache().put("x.0.y", {"neck": np.ones((256, 64, 64), np.float16)})
+    desk.advanced.widget.collapsed = False
+    assert "2 MB used" in desk.advanced.ui.cacheLabel.text
+    desk.press(desk.advanced.ui.clearCacheButton)
+    assert "0 MB used" in desk.advanced.ui.cacheLabel.text
+
+
+def test_a_job_whose_preparation_fails_says_so_and_frees_the_panel(desk: Desk) -> None:
+    from DeSAMSegmentLib.errors import BadVolume
+
+    ends: list[Any] = []
+
+    def prepare(folder: Path) -> Any:
+        yield
+        raise BadVolume("The volume is gone.")
+
+    desk.services.jobs.run(background.Job(prepare, lambda event: None, ends.append))
+    desk.waitUntilIdle()
+    assert ends[0].failed
+    assert ends[0].text == "The volume is gone."
+
+
+def test_a_job_can_be_cancelled_while_it_is_prepared(desk: Desk) -> None:
+    ends: list[Any] = []
+
+    def prepare(folder: Path) -> Any:
+        while True:
+            yield
+
+    desk.services.jobs.run(background.Job(prepare, lambda event: None, ends.append))
+    slicer.app.processEvents()
+    desk.services.jobs.cancel()
+    assert [end.how for end in ends] == ["cancelled"]
+    assert not desk.services.jobs.busy
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3599, "59 min 59 s"), (7500, "2 h 5 min")]
+)
+def test_times_are_put_as_people_say_them(seconds: float, text: str) -> None:
+    assert words.duration(seconds) == text
+
+
+def test_the_pace_gives_count_rate_and_time_left() -> None:
+    pace = words.Pace()
+    for second in range(11):
+        pace.note(100.0 + second, 5 * second)
+    assert pace.text("slice", 50, 150) == "Slice 50 of 150 · 5.0 slices/s · 20 s left"
+    assert words.Pace().text("epoch", 0, 3) == "Epoch 0 of 3"
+
+
+def test_a_card_becomes_a_tooltip_without_markup_of_its_own() -> None:
+    label = SimpleNamespace(name="<b>organ</b>")
+    card = SimpleNamespace(
+        title="T", name="n", labels=[label], backbone="lite_medsam", inference={}, slices={"axis": "axial"},
+        training={"cases": ["a", "b"], "mean_validation_dice": 0.8765}, created="2026-01-01T00", licence="CC0",
+        description="",
+    )  # fmt: skip
+    text = words.cardText("n", card)
+    assert "&lt;b&gt;organ" in text
+    assert "2 cases" in text
+    assert "0.876" in text or "0.877" in text
