@@ -55,8 +55,9 @@ class DeSAMSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel = Panel(self.layout, makeServices(self.logic.getParameterNode))
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self._onSceneStartClose)
-        for event in (scene.EndCloseEvent, scene.EndImportEvent, scene.EndBatchProcessEvent):
-            self.addObserver(scene, event, self._onSceneChanged)
+        self.addObserver(scene, scene.StartImportEvent, self._onSceneStartImport)
+        self.addObserver(scene, scene.EndCloseEvent, self._onSceneChanged)
+        self.addObserver(scene, scene.EndImportEvent, self._onSceneChanged)
         slicer.app.aboutToQuit.connect(self.cleanup)
 
     def enter(self) -> None:
@@ -80,7 +81,11 @@ class DeSAMSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onSceneStartClose(self, caller: Any, event: str) -> None:
         if self.panel is not None:
-            self.panel.sceneAboutToClose()
+            self.panel.sceneStartsToChange(isClosing=True)
+
+    def _onSceneStartImport(self, caller: Any, event: str) -> None:
+        if self.panel is not None:
+            self.panel.sceneStartsToChange(isClosing=False)
 
     def _onSceneChanged(self, caller: Any, event: str) -> None:
         if self.panel is not None:

@@ -66,7 +66,7 @@ def test_a_damaged_model_is_listed_with_its_problem_and_cannot_be_applied(desk: 
     damaged.write_bytes(b"\0" * 64)
     desk.services.shelf.changed.emit()
     phantom.addVolume("head", 3, shape=(4, 64, 48))
-    desk.chooseModel("damaged (cannot be used)")
+    desk.chooseModel("damaged")
     assert not desk.segment.ui.applyButton.enabled
     assert "damaged.desam" in desk.segment.ui.applyButton.toolTip
     damaged.unlink()

@@ -21,6 +21,7 @@ SHAPE = (4, 64, 48)
 def addCases(desk: Desk, seeds: tuple[int, ...] = (1, 2)) -> None:
     """Loads labelled volumes and puts them into the table, one press each."""
     ui = desk.fineTune.ui
+    desk.fineTune.widget.collapsed = False
     for seed in seeds:
         volume = phantom.addVolume(f"case {seed}", seed, shape=SHAPE)
         ui.caseVolumeSelector.setCurrentNode(volume)

@@ -100,10 +100,12 @@ class qMRMLPlotView(qt.QWidget):
         painter.setPen(QColor(60, 60, 60))
         painter.drawRect(area)
         for part in (0.0, 0.25, 0.5, 0.75, 1.0):
-            x, y = area.left() + part * area.width(), area.bottom() - part * area.height()
-            toTheLeft, below = QRectF(0, y - 8, 46, 16), QRectF(x - 25, area.bottom() + 3, 50, 16)
+            toTheLeft = QRectF(0, area.bottom() - part * area.height() - 8, 46, 16)
             painter.drawText(toTheLeft, Qt.AlignRight | Qt.AlignVCenter, f"{y0 + part * (y1 - y0):.2f}")
-            painter.drawText(below, Qt.AlignCenter, f"{x0 + part * (x1 - x0):.0f}")
+        step = max(1, round((x1 - x0) / 6))
+        for tick in range(round(x0), round(x1) + 1, step):
+            x = area.left() + (tick - x0) / (x1 - x0) * area.width()
+            painter.drawText(QRectF(x - 25, area.bottom() + 3, 50, 16), Qt.AlignCenter, str(tick))
         titles = ((area.bottom() + 20, chart.GetXAxisTitle()), (4, chart.GetTitle()))
         for top, text in titles:
             painter.drawText(QRectF(area.left(), top, area.width(), 18), Qt.AlignCenter, text or "")

@@ -39,7 +39,8 @@ def _keepSubjectHierarchy(scene: Any) -> None:
     def added(caller: Any, event: str, node: Any) -> None:
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
         isData = node.IsA("vtkMRMLDisplayableNode") or node.IsA("vtkMRMLTableNode")
-        if hierarchy and isData and not node.GetHideFromEditors() and not hierarchy.GetItemByDataNode(node):
+        isNew = not scene.IsImporting()  # a loaded scene brings its hierarchy along
+        if hierarchy and isData and isNew and not node.GetHideFromEditors() and not hierarchy.GetItemByDataNode(node):
             hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)

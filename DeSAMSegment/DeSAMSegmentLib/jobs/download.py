@@ -12,14 +12,14 @@ from ..engine.events import Event, Progress
 
 def download_events(weights: str) -> Generator[Event, None, Any]:
     """Yields Progress a few times a second and returns the file's path; closing the generator stops the download."""
-    from ..store import weights as store
+    from ..store.weights import download
 
     messages: queue.Queue[Any] = queue.Queue()
     stop = threading.Event()
 
     def work() -> None:
         try:
-            path = store.download(
+            path = download(
                 weights, progress=lambda done, total: messages.put((done, total)), cancelled=stop.is_set
             )
             messages.put(path)

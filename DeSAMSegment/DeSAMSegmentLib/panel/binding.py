@@ -22,6 +22,7 @@ class Binder:
         self._parameters = parameters
         self._show: dict[str, Callable[[], None]] = {}
         self._isShowing = False
+        self.isPaused = False  # while a scene comes or goes, node lists choose by themselves: that is no decision
         parameters.changed.connect(self._onChanged)
 
     def bind(self, kind: str, widget: Any, name: str) -> None:
@@ -41,7 +42,7 @@ class Binder:
         """A node combo box; a node the widget selects by itself (the only volume) is stored as well."""
 
         def store(*_: Any) -> None:
-            if not self._isShowing:
+            if not self._isShowing and not self.isPaused:
                 self._parameters.setNode(role, widget.currentNode())
 
         def show() -> None:

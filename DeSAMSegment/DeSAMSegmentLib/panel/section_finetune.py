@@ -5,19 +5,16 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-import slicer
-
 from ..engine.events import EpochDone, Progress, Started
 from ..engine.options import TrainOptions
-from ..errors import DeSAMError
 from ..jobs.client import JobEnd
+from .caseadder import CaseAdder
 from .caselist import CaseList
-from .cases import SceneCase, casesProblem, readFolder
+from .cases import casesProblem
 from .casetable import CaseTable
 from .charts import Curve, CurveChart
 from .i18n import _
 from .section import Section, Services
-from .segments import segmentNames
 from .shelf import BACKBONE
 from .signal import Signal
 from .trainrun import TrainRun, storedOptions, trainOptions
@@ -34,6 +31,7 @@ class FineTuneSection(Section):
         self.run: TrainRun | None = None
         self.cases = CaseList(services.parameters)
         self.table = CaseTable(self.ui.caseTable, self.cases)
+        self.adder = CaseAdder(self.ui, self.table, services, self.refresh, self.ui.trainStatusLabel.setText)
         curves = [Curve("Loss", (0.84, 0.15, 0.16)), Curve("Validation Dice", (0.17, 0.63, 0.17))]
         self.chart = CurveChart(services.parameters, "training", "Epoch", curves)
         self.chart.place(self.ui.curveFrame)
@@ -45,10 +43,6 @@ class FineTuneSection(Section):
 
     def _bind(self) -> None:
         ui, binder = self.ui, self.services.binder
-        for selector in (ui.caseVolumeSelector, ui.caseSegmentationSelector):
-            selector.setMRMLScene(slicer.mrmlScene)
-        ui.caseSlicesSelector.addItem(_("All slices"), "all")
-        ui.caseSlicesSelector.addItem(_("Labelled slices only"), "labelled")
         binder.bind("text", ui.nameEdit, "trainName")
         binder.bind("spin", ui.epochsSpinBox, "trainEpochs")
         binder.bindChoice(ui.trainModeSelector, "trainMode", [(_("Grid of points"), "grid"), (_("Whole box"), "box")])
@@ -57,11 +51,6 @@ class FineTuneSection(Section):
 
     def _connect(self) -> None:
         ui, services = self.ui, self.services
-        ui.caseSegmentationSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda *_: self._fillSegments())
-        ui.caseVolumeSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda *_: self.refresh())
-        ui.addCaseButton.connect("clicked()", self.onAddCase)
-        ui.addFolderButton.connect("clicked()", self.onAddFolder)
-        ui.removeCaseButton.connect("clicked()", self.onRemove)
         ui.baseSelector.connect("currentIndexChanged(int)", self._onBase)
         ui.startButton.connect("clicked()", self.onStart)
         ui.resumeButton.connect("clicked()", lambda: self.onStart(resume=True))
@@ -90,16 +79,6 @@ class FineTuneSection(Section):
     def _onBase(self, index: int) -> None:
         self.services.parameters.set("trainBase", self.ui.baseSelector.itemData(index) or "")
 
-    def _fillSegments(self) -> None:
-        node = self.ui.caseSegmentationSelector.currentNode()
-        self.ui.caseSegmentSelector.clear()
-        names = list(segmentNames(node).values()) if node is not None else []
-        if len(names) != 1:
-            self.ui.caseSegmentSelector.addItem(_("All segments"), "")
-        for name in names:
-            self.ui.caseSegmentSelector.addItem(name, name)
-        self.refresh()
-
     def base(self) -> str:
         selector = self.ui.baseSelector
         return str(selector.itemData(selector.currentIndex) or "")
@@ -110,37 +89,6 @@ class FineTuneSection(Section):
             self.services.shelf, self.base(), name=get("trainName").strip(), mode=get("trainMode"),
             profile=get("trainProfile"), epochs=get("trainEpochs"), slice_axis=get("sliceAxis"),
         )  # fmt: skip
-
-    # ---- cases ----------------------------------------------------------------------------------------------------
-
-    def onAddCase(self) -> None:
-        """Adds the chosen volume and segmentation."""
-        ui = self.ui
-        segment = ui.caseSegmentSelector.itemData(ui.caseSegmentSelector.currentIndex) or ""
-        slices = ui.caseSlicesSelector.itemData(ui.caseSlicesSelector.currentIndex)
-        case = SceneCase(
-            ui.caseVolumeSelector.currentNode(), ui.caseSegmentationSelector.currentNode(), segment, slices
-        )
-        problem = case.problem()
-        if problem:
-            ui.trainStatusLabel.setText(problem)
-        else:
-            self.table.add([case])
-        self.refresh()
-
-    def onAddFolder(self) -> None:
-        """Adds the cases of a data set folder."""
-        folder = self.services.questions.folder(_("Data set folder (imagesTr, labelsTr, dataset.json)"))
-        if folder is not None:
-            try:
-                self.table.add(readFolder(folder))
-            except (DeSAMError, ImportError) as error:
-                self.ui.trainStatusLabel.setText(str(error))
-        self.refresh()
-
-    def onRemove(self) -> None:
-        self.table.removeSelected()
-        self.refresh()
 
     # ---- Start, Stop, Resume --------------------------------------------------------------------------------------
 
@@ -237,7 +185,7 @@ class FineTuneSection(Section):
     def _onParameter(self, name: str) -> None:
         if name == "":
             self.table.refresh()
-            self._fillSegments()
+            self.adder.fillSegments()
             self.fillBases()
             self.ui.curveFrame.setVisible(bool(self.chart.rows()))
             self.chart.show()
@@ -259,8 +207,7 @@ class FineTuneSection(Section):
         isResumable = self.run is None and self.services.shelf.hasInterruptedRun(name)
         ui.resumeButton.setVisible(isResumable)
         self.setEnabledWithReason(ui.resumeButton, self.canStart()[1], _("Continue after the last finished epoch."))
-        nodes = (ui.caseVolumeSelector.currentNode(), ui.caseSegmentationSelector.currentNode())
-        absent = "" if all(nodes) else _("Load a volume and its segmentation first.")
-        self.setEnabledWithReason(ui.addCaseButton, absent, _("Add this volume and segmentation to the table."))
+        tip = _("Add this volume and segmentation to the table.")
+        self.setEnabledWithReason(ui.addCaseButton, self.adder.problem(), tip)
         nothing = "" if self.cases.read() else _("There is no case to remove.")
         self.setEnabledWithReason(ui.removeCaseButton, nothing, _("Remove the selected cases from the table."))

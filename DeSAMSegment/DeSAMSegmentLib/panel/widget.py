@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import slicer
+import qt
 
 from ..jobs.client import Client
 from .background import BackgroundJobs
@@ -47,6 +47,7 @@ class Panel:
 
     def __init__(self, layout: Any, services: Services) -> None:
         self.services = services
+        self._isClosed = False
         self.segment = SegmentSection(services)
         self.review = ReviewSection(services)
         self.fineTune = FineTuneSection(services)
@@ -84,17 +85,24 @@ class Panel:
         self.services.installer.continueAfterRestart()
         self.services.shelf.changed.emit()
 
-    def sceneAboutToClose(self) -> None:
-        """Ends the running job; what it wrote goes with the scene."""
-        self.services.jobs.stop()
+    def sceneStartsToChange(self, isClosing: bool) -> None:
+        """A scene is about to be imported or closed. Closing ends the running job; its result goes with the scene."""
+        self.services.binder.isPaused = True
+        if isClosing:
+            self.services.jobs.stop()
 
     def sceneChanged(self) -> None:
-        """A scene was closed, loaded or imported: show what its parameter node says."""
-        if not slicer.mrmlScene.IsBatchProcessing():
+        """A scene was closed or imported: as soon as all widgets have noticed, show what its parameter node says."""
+        qt.QTimer.singleShot(0, self._showScene)
+
+    def _showScene(self) -> None:
+        if not self._isClosed:
+            self.services.binder.isPaused = False
             self.services.parameters.reload()
 
     def cleanup(self) -> None:
         """Module reload or application exit: no process of ours outlives the panel."""
+        self._isClosed = True
         self.services.jobs.stop()
         for section in self.sections:
             section.cleanup()
