@@ -5,7 +5,7 @@ its white-matter map from the same package is the truth. Cut into 37 axial slice
 are "drawn", that is, handed to the training. Everything goes to demo-output/. No network, no GPU; about five
 minutes on two cores.
 
-    python scripts/demo.py [--minutes 2] [--output demo-output]
+    python scripts/demo.py [--epochs 12] [--output demo-output]
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def follow(events, view: TextView, quiet: tuple[type, ...] = ()):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=2.0, help="time for the epochs of the training")
+    parser.add_argument("--epochs", type=int, default=12, help="of the training; about ten seconds each")
     parser.add_argument("--output", type=Path, default=Path("demo-output"))
     arguments = parser.parse_args()
     out: Path = arguments.output
@@ -104,8 +104,7 @@ def main() -> None:
     options = TrainOptions.new_site(
         name="brain",
         slices="labelled",
-        epochs=60,
-        minutes=arguments.minutes,
+        epochs=arguments.epochs,
         learning_rate=1e-3,
         batch_size=2,
         patience=None,
