@@ -27,8 +27,10 @@ class TrainingState:
     epoch: int = 0  # the last one finished
     step: int = 0
     epochs: int = 0  # as planned; a time limit may have lowered it
-    best_dice: float = -1.0
+    best_dice: float = -1.0  # of the epoch kept as best.desam
     best_epoch: int = 0
+    top_values: list[float] = field(default_factory=list)  # Dice per case and label of the highest epoch so far
+    top_epoch: int = 0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 

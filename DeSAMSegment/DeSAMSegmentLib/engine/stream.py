@@ -23,15 +23,17 @@ def slice_key(slices: Slices, index: int, encoder_key: str) -> str:
 
 
 def to_arrays(features: Features) -> dict[str, np.ndarray]:
-    """One slice's features (B = 1) as float16 arrays (C, 64, 64) for the cache."""
+    """One slice's features (B = 1) as arrays (C, 64, 64); the cache rounds them, unless float16 cannot hold them."""
     named = dict(zip(LEVELS, features.levels, strict=True)) | {"neck": features.neck}
-    return {name: tensor[0].to(torch.float16).cpu().numpy() for name, tensor in named.items()}
+    return {name: tensor[0].float().cpu().numpy() for name, tensor in named.items()}
 
 
 def to_features(stored: StoredFeatures, device: torch.device) -> Features:
     """Cached arrays as float32 features (B = 1) on ``device``."""
-    dense = stored.dense(np.float16 if device.type == "cuda" else np.float32)
-    tensors = {name: torch.from_numpy(array).to(device).float()[None] for name, array in dense.items()}
+    # torch widens faster than numpy, and half the bytes go to a GPU; what float16 could not hold is kept as float32
+    plain = all(array.dtype == np.float16 for array in stored.arrays.values())
+    dense = stored.dense(np.float16 if plain else np.float32)
+    tensors = {name: torch.tensor(array).to(device).float()[None] for name, array in dense.items()}
     return Features([tensors[name] for name in LEVELS], tensors["neck"])
 
 

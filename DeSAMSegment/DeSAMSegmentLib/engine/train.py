@@ -33,7 +33,7 @@ from .options import SegmentOptions, TrainOptions
 from .provenance import training_card
 from .run_folder import RunFolder, TrainingState, metrics_row
 from .training_set import TrainingSet, common_spec
-from .validation import HeldOut, Score, hold_out, validate
+from .validation import HeldOut, Score, hold_out, not_worse, validate
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class _Training:
         score = yield from self._validated(learner.model, held_out, cache, number, state)
         state.epoch, state.seconds = number, time.perf_counter() - begun
         loss, dice, ce, iou = (float(value) for value in sums / slices)
-        better = score is None or score.dice > state.best_dice
+        better = self._is_kept(score, number, state)
         event = EpochDone(
             number, state.epochs, loss, {"dice": dice, "ce": ce, "iou": iou}, rate,
             score.dice if score else None, None, better, time.perf_counter() - start,
@@ -215,9 +215,19 @@ class _Training:
         """Polynomial decay (power 0.9 as published), per step."""
         return self.options.learning_rate * max(0.0, 1 - step / max(1, steps)) ** self.options.schedule_power
 
+    def _is_kept(self, score: Score | None, number: int, state: TrainingState) -> bool:
+        """Whether this epoch's model becomes best.desam; remembers the epoch with the highest Dice."""
+        if score is None:
+            return True
+        top = state.top_values
+        kept = not top or not_worse(score.values, top)
+        if not top or np.mean(score.values) > np.mean(top):
+            state.top_values, state.top_epoch = score.values, number
+        return kept
+
     def _exhausted(self, state: TrainingState) -> bool:
         patience = self.options.patience
-        return patience is not None and state.best_dice >= 0 and state.epoch - state.best_epoch >= patience
+        return patience is not None and state.top_epoch > 0 and state.epoch - state.top_epoch >= patience
 
     def _fit_into_minutes(self, state: TrainingState, seconds: float) -> None:
         """After the first epoch: as many epochs as the time limit holds, so that the rate still decays to zero."""

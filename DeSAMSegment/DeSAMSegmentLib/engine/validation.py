@@ -37,6 +37,26 @@ class Score:
     largest_component: bool
     per_case: dict[str, dict[int, float]]
 
+    @property
+    def values(self) -> list[float]:
+        """Dice of every case and label, in a fixed order; a label that is rightly absent counts as found."""
+        return [1.0 if np.isnan(dice) else dice for case in self.per_case.values() for dice in case.values()]
+
+
+def not_worse(values: Sequence[float], top: Sequence[float]) -> bool:
+    """Whether an epoch can replace the one with the highest mean Dice so far.
+
+    Two or three validation cases cannot tell a Dice of 0.88 from one of 0.87, and an early epoch that was lucky on
+    them would be kept over a better trained one. So a later epoch is taken unless it is worse by more than the
+    standard error of its difference to the top (Breiman's one-standard-error rule, here over epochs).
+
+    Arguments:
+      values, top: Dice of the same cases and labels, this epoch's and the top's.
+    """
+    difference = np.asarray(values, float) - np.asarray(top, float)
+    error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    return bool(difference.mean() >= -error)
+
 
 def hold_out(
     cases: Sequence[Case], values: Sequence[int], spec: SliceSpec, options: TrainOptions
