@@ -23,6 +23,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "DeSAMSegment")]
+SHOWN = 6  # the slice in the pictures
 THICK = 5  # template slices of 1 mm per slice here
 
 
@@ -45,7 +46,7 @@ class Studio:
     def __init__(self, folder: Path, look: str) -> None:
         from host.desk import Desk
         from host.viewer import SliceView
-        from PySide6.QtWidgets import QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
+        from PySide6.QtWidgets import QHBoxLayout, QScrollArea, QWidget
 
         self.folder, self.look = folder, look
         self.desk = Desk()
@@ -60,12 +61,9 @@ class Studio:
         scroll.setWidgetResizable(True)
         scroll.setFixedWidth(480)
         row.addWidget(scroll)
-        views = QVBoxLayout()
-        row.addLayout(views, 1)
-        self.views = [SliceView(0), SliceView(1)]
-        views.addWidget(self.views[0], 3)
-        views.addWidget(self.views[1], 2)
-        self.window.resize(1240, 900)
+        self.view = SliceView()
+        row.addWidget(self.view, 1)
+        self.window.resize(1240, 860)
         self.window.show()
 
     def open(self, *names: str) -> None:
@@ -118,7 +116,8 @@ def addScene() -> tuple[Any, Any, Any]:
             mask = (labels[chosen] == value).astype(np.uint8)
             slicer.util.updateSegmentBinaryLabelmapFromArray(mask, node, identifier, volume)
         cases.append((volume, node))
-    patient = slicer.util.addVolumeFromArray(image[2:34].copy(), matrix, "MNI152 T1")
+    matrix[2, 2] *= 2
+    patient = slicer.util.addVolumeFromArray(image[5:31:2].copy(), matrix, "MNI152 T1")
     return patient, cases[0], cases[1]
 
 
@@ -142,32 +141,27 @@ def shootFineTune(studio: Studio, cases: list[tuple[Any, Any]], epochs: int) -> 
 
 
 def shootSegment(studio: Studio, patient: Any, model: str) -> None:
-    import slicer
-
     desk = studio.desk
     studio.open("Segment", "Review")
     desk.segment.ui.volumeSelector.setCurrentNode(None)
     desk.services.parameters.setNode("volume", patient)
     desk.segment.ui.outputSelector.setCurrentNode(None)
     desk.chooseModel(model)
-    for view in studio.views:
-        view.show_(patient)
-    studio.views[1].index = 110
+    desk.advanced.ui.pointsSpinBox.setValue(7)
+    studio.view.show_(patient)
     studio.shootSection(desk.segment, "segment-ready")
     desk.press(desk.segment.ui.applyButton)
-    desk.waitUntil(lambda: not desk.services.jobs.busy or (desk.segment.run and desk.segment.run.done >= 18))
-    studio.views[0].show_(patient, slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[-1], 14)
+    desk.waitUntil(lambda: not desk.services.jobs.busy or (desk.segment.run and desk.segment.run.done >= 6))
     studio.shootSection(desk.segment, "segment-running")
     desk.waitUntilIdle()
-    for view in studio.views:
-        view.segmentation = desk.services.parameters.getNode("segmentation")
     studio.shootSection(desk.segment, "segment-done")
-    desk.review.jumpToSlice(14)
-    studio.views[0].index = 14
+    studio.view.show_(patient, desk.services.parameters.getNode("segmentation"), SHOWN)
+    desk.review.jumpToSlice(SHOWN)
     studio.shootSection(desk.review, "review")
     studio.shootWindow("overview")
     desk.review.ui.pointsCheckBox.setChecked(True)
-    desk.review.jumpToSlice(14)
+    desk.review.jumpToSlice(SHOWN)
+    studio.view.update()
     studio.shootWindow("grid-points")
     desk.review.ui.pointsCheckBox.setChecked(False)
 

@@ -71,6 +71,7 @@ def write(volume: Any, segmentation: Any = None, axis: int = 0) -> results.Resul
     writer = results.ResultWriter(volume, segmentation, LABELS, "test model")
     for index in range(SHAPE[axis]):
         writer.writeSlice(axis, index, TRUTH.take(index, axis))
+    results.complete(writer.seal())
     writer.close()
     return writer
 
@@ -205,6 +206,7 @@ def test_a_second_run_replaces_its_own_result_and_undo_brings_the_first_back() -
     first = write(volume)
     node = first.segmentationNode
     second = results.ResultWriter(volume, node, LABELS, "test model")
+    results.complete(second.seal())
     second.close()
     assert len(segments.segmentNames(node)) == 2
     assert not seen(second, volume).any()

@@ -155,6 +155,7 @@ def test_cases_of_a_data_set_folder_are_added_with_their_labels(desk: Desk, data
 
 def test_segments_of_several_cases_become_labels_by_name_or_one_label(scene: Any, tmp_path: Path) -> None:
     from DeSAMSegmentLib.panel.cases import SceneCase, exportCases, labelsOf
+    from DeSAMSegmentLib.panel.results import complete
 
     volume = phantom.addVolume("v", 1, shape=SHAPE)
     single = [SceneCase(volume, phantom.addSegmentation(f"s{n}", n, volume, name)) for n, name in enumerate("ab")]
@@ -163,13 +164,7 @@ def test_segments_of_several_cases_become_labels_by_name_or_one_label(scene: Any
     both.GetSegmentation().AddEmptySegment("c", "c")
     mixed = [*single, SceneCase(volume, both)]
     assert [(label.value, label.name) for label in labelsOf(mixed)] == [(1, "a"), (2, "b"), (3, "c")]
-    steps = exportCases(mixed, tmp_path)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            sources = end.value
-            break
+    sources = complete(exportCases(mixed, tmp_path))
     assert [source.name for source in sources] == ["v", "v 2", "v 3"]
     painted = [set(np.unique(np.load(source.labels))) for source in sources]
     assert painted == [{0, 1}, {0, 2}, {0, 2}]

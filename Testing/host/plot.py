@@ -106,9 +106,9 @@ class qMRMLPlotView(qt.QWidget):
         for tick in range(round(x0), round(x1) + 1, step):
             x = area.left() + (tick - x0) / (x1 - x0) * area.width()
             painter.drawText(QRectF(x - 25, area.bottom() + 3, 50, 16), Qt.AlignCenter, str(tick))
-        titles = ((area.bottom() + 20, chart.GetXAxisTitle()), (4, chart.GetTitle()))
-        for top, text in titles:
-            painter.drawText(QRectF(area.left(), top, area.width(), 18), Qt.AlignCenter, text or "")
+        below = QRectF(area.left(), area.bottom() + 22, area.width(), 18)
+        painter.drawText(below, Qt.AlignRight | Qt.AlignVCenter, chart.GetXAxisTitle() or "")
+        painter.drawText(QRectF(area.left(), 4, area.width(), 18), Qt.AlignCenter, chart.GetTitle() or "")
 
     def _drawSeries(self, painter: QPainter, series: Any) -> None:
         color = QColor.fromRgbF(*series.GetColor())

@@ -104,7 +104,7 @@ class SliceView(QWidget):
         toIJK = vtk.vtkMatrix4x4()
         self.volume.GetRASToIJKMatrix(toIJK)
         painter.setRenderHint(QPainter.Antialiasing)
-        painter.setFont(QFont("DejaVu Sans", 6))
+        painter.setFont(QFont("DejaVu Sans", 8))
         for number in range(node.GetNumberOfControlPoints()):
             i, j, _, _ = toIJK.MultiplyPoint((*node.GetNthControlPointPositionVector(number), 1.0))
             column = shape[1] - 1 - i if self._spacing()[2] > 0 else i

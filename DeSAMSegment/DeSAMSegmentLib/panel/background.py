@@ -32,7 +32,8 @@ class Job:
     Attributes:
       prepare: given a folder for temporary files, yields between small steps and returns the request.
       onEvent: for each event of the engine. onTick: a few times a second, to show what has come together.
-      finish: after success, steps that bring the result home. onEnd: last of all, exactly once.
+      finish: after the worker's last word, good or bad: steps that bring the result home.
+      onEnd: last of all, exactly once.
     """
 
     prepare: Callable[[Path], Generator[None, None, Any]]
@@ -99,10 +100,8 @@ class BackgroundJobs:
         self._client.submit(request, job.onEvent, self._onWorkerEnd)
 
     def _onWorkerEnd(self, end: JobEnd) -> None:
-        if end.how == "finished" and self._job is not None:
+        if self._job is not None:
             self._step(self._job.finish(), lambda: self._end(end))
-        else:
-            self._end(end)
 
     def _step(self, steps: Iterator[None], afterwards: Callable[[], None]) -> None:
         self._steps, self._afterSteps = steps, afterwards

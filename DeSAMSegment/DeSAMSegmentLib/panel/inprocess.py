@@ -19,6 +19,7 @@ from ..jobs.runner import Runner
 from .cases import AnyCase, SceneCase, casesProblem, exportCases, labelsOf
 from .geometry import volumeSource
 from .i18n import _
+from .results import complete
 from .segmentrun import SegmentRun
 from .shelf import Shelf, ShelfModel
 from .trainrun import TrainRun, trainOptions
@@ -99,9 +100,7 @@ class InProcess:
                     axis = event.axis
                     confidence[event.index], agreement[event.index] = event.confidence, event.agreement
             end = JobEnd("cancelled" if self._isCancelled else "finished")
-            if end.how == "finished":
-                for _step in run.finish():
-                    pass
+            complete(run.finish())
         finally:
             run.close()
         writer = run.writer
@@ -167,14 +166,7 @@ class InProcess:
     @contextlib.contextmanager
     def _exported(self, cases: Sequence[AnyCase]) -> Iterator[Any]:
         with tempfile.TemporaryDirectory(prefix="DeSAM-", dir=slicer.app.temporaryPath) as folder:
-            steps = exportCases(cases, Path(folder))
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as end:
-                    sources = end.value
-                    break
-            yield sources
+            yield complete(exportCases(cases, Path(folder)))
 
     def models(self) -> list[ShelfModel]:
         """The library as it is on disk now."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import slicer
@@ -25,6 +25,7 @@ from .segments import (
     setTerminology,
 )
 
+Result = TypeVar("Result")
 RUN_TAG = "DeSAM.Run"  # on every segment we write: which model, and a fingerprint of what we wrote
 
 
@@ -127,16 +128,18 @@ class ResultWriter:
                 segment.GetRepresentation(LABELMAP).Modified()
         self._touched.clear()
 
-    def close(self) -> None:
-        """After the last slice: fingerprints, and surfaces again where there were some."""
-        self.flush()
-        if self.segmentationNode is None:
-            return
+    def seal(self) -> Iterator[None]:
+        """After the last slice, in steps: marks the segments as ours, with a fingerprint of what was written."""
         for value in self._segments:
             segment = self._segment(value)
             if segment is not None:
-                segment.SetTag(RUN_TAG, f"{self._modelName}|{fingerprint(segment)}")
-        if self._hadSurface:
+                mark = yield from fingerprint(segment)
+                segment.SetTag(RUN_TAG, f"{self._modelName}|{mark}")
+
+    def close(self) -> None:
+        """Last of all: what is written is shown, with surfaces again where there were some."""
+        self.flush()
+        if self._hadSurface and self.segmentationNode is not None:
             self._node.CreateClosedSurfaceRepresentation()
 
     @staticmethod
@@ -214,18 +217,30 @@ class ResultWriter:
         return new
 
 
-def fingerprint(segment: Any) -> str:
-    """A short text that changes when a voxel of the segment does; blind to extent and label value."""
+def fingerprint(segment: Any) -> Generator[None, None, str]:
+    """Returns a short text that changes when a voxel of the segment does; blind to extent and label value."""
     image = segment.GetRepresentation(LABELMAP)
     if image is None or image.GetNumberOfPoints() == 0:
-        return "empty"
-    mask = imageArray(image) == segment.GetLabelValue()
-    spans = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    if spans[0].size == 0:
-        return "empty"
-    box = tuple(slice(span[0], span[-1] + 1) for span in spans)
-    start = [int(span[0]) + offset for span, offset in zip(spans, image.GetExtent()[4::-2], strict=True)]
-    return f"{start}{mask[box].shape}{zlib.crc32(np.packbits(mask[box]).tobytes()):08x}"
+        return f"{0:08x}"
+    array, value = imageArray(image), segment.GetLabelValue()
+    i0, _i1, j0, _j1, k0, _k1 = image.GetExtent()
+    sum_ = 0
+    for k, plane in enumerate(array, k0):
+        rows, columns = np.nonzero(plane == value)
+        if rows.size:
+            places = np.stack([np.full(rows.size, k), rows + j0, columns + i0]).astype(np.int32)
+            sum_ = zlib.crc32(places.tobytes(), sum_)
+        yield
+    return f"{sum_:08x}"
+
+
+def complete(steps: Generator[None, None, Result]) -> Result:
+    """All steps at once; what the generator returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def isUntouchedResult(segment: Any) -> bool:
@@ -234,4 +249,4 @@ def isUntouchedResult(segment: Any) -> bool:
         return False
     text = vtk.mutable("")
     segment.GetTag(RUN_TAG, text)
-    return str(text).rpartition("|")[2] == fingerprint(segment)
+    return str(text).rpartition("|")[2] == complete(fingerprint(segment))

@@ -34,6 +34,7 @@ class ModelsSection(Section):
             table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
             table.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
             table.verticalHeader().setVisible(False)
+            table.verticalHeader().setDefaultSectionSize(22)
             table.connect("itemSelectionChanged()", self.refresh)
         for button, slot in (
             (ui.importButton, self.onImport), (ui.exportButton, self.onExport), (ui.renameButton, self.onRename),

@@ -42,6 +42,7 @@ class ReviewSection(Section):
         header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         header.setStretchLastSection(True)
         self.ui.reviewTable.verticalHeader().setVisible(False)
+        self.ui.reviewTable.verticalHeader().setDefaultSectionSize(22)
         self.ui.reviewTable.connect("cellClicked(int,int)", lambda row, column: self._onRow(row))
         self.ui.reviewTable.connect("cellActivated(int,int)", lambda row, column: self._onRow(row))
         self.refresh()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +88,13 @@ class SegmentRun:
         elif hasattr(event, "text") and hasattr(event, "level"):
             self.log.append(event.text)
 
-    def finish(self) -> Iterator[None]:
-        """Brings the final labels home, which 3-D clean-up may have changed."""
+    def finish(self) -> Generator[None, None, None]:
+        """Brings the final labels home, which 3-D clean-up may have changed, and seals what was written."""
         labels = getattr(getattr(self.finished, "result", None), "labels", None)
         if labels is not None:
             yield from self._writer().writeVolume(labels)
+        if self.writer is not None:
+            yield from self.writer.seal()
 
     def close(self) -> None:
         """After the last event, however the run ended."""
