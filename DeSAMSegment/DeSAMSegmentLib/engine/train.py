@@ -111,6 +111,15 @@ def chosen_labels(labels: dict[int, str] | Sequence[LabelInfo], options: TrainOp
     return [by_value[value] for value in options.labels]
 
 
+def validation_interval(held_out: Sequence[HeldOut], data: TrainingSet) -> int:
+    """Epochs between two validations: never more than about half as many slices validated as trained on.
+
+    Small training sets have short epochs, which validating whole volumes would dwarf. The last is always validated.
+    """
+    trained = sum(not example.empty for example in data.examples)
+    return max(1, round(2 * sum(case.slices for case in held_out) / max(1, trained)))
+
+
 class _Training:
     """One run: cases, labels, options, and the folder it lives in."""
 
@@ -145,6 +154,7 @@ class _Training:
         if self.resume:
             state = self.folder.restore(learner)
             yield Log(f"Resuming after epoch {state.epoch}.")
+        self.validate_every = validation_interval(held_out, data)
         begun = time.perf_counter() - state.seconds
         while state.epoch < state.epochs and not self._exhausted(state):
             yield from self._epoch(learner, data, held_out, cache, state, begun)
@@ -183,12 +193,12 @@ class _Training:
             state.best_epoch, state.best_dice = number, score.dice if score else -1.0
         state.history.append(metrics_row(event))
         yield from self._written(learner, state, score, better)
-        self._fit_into_minutes(state, time.perf_counter() - start)
+        self._fit_into_minutes(state)
         yield event
 
     def _validated(self, model, held_out: list[HeldOut], cache, number: int, state: TrainingState):
         """Validation's Progress events; returns the Score, or None when there is nothing to validate on."""
-        if not held_out:
+        if not held_out or (number % self.validate_every and number != state.epochs):
             return None
         card = self._card(model, None, state)
         model.card = card
@@ -217,9 +227,9 @@ class _Training:
 
     def _is_kept(self, score: Score | None, number: int, state: TrainingState) -> bool:
         """Whether this epoch's model becomes best.desam; remembers the epoch with the highest Dice."""
-        if score is None:
-            return True
         top = state.top_values
+        if score is None:
+            return not top  # nothing was ever validated: the latest is all there is
         kept = not top or not_worse(score.values, top)
         if not top or np.mean(score.values) > np.mean(top):
             state.top_values, state.top_epoch = score.values, number
@@ -229,13 +239,14 @@ class _Training:
         patience = self.options.patience
         return patience is not None and state.top_epoch > 0 and state.epoch - state.top_epoch >= patience
 
-    def _fit_into_minutes(self, state: TrainingState, seconds: float) -> None:
-        """After the first epoch: as many epochs as the time limit holds, so that the rate still decays to zero."""
-        if self.options.minutes is None or state.epoch != 1:
+    def _fit_into_minutes(self, state: TrainingState) -> None:
+        """After the first validation: as many epochs as the time limit holds, so that the rate still decays to zero."""
+        if self.options.minutes is None or state.epoch != self.validate_every:
             return
-        affordable = max(1, int(self.options.minutes * 60 / seconds))
+        each = state.seconds / state.epoch
+        affordable = max(state.epoch, int(self.options.minutes * 60 / each))
         if affordable < state.epochs:
-            self.log.append(f"{self.options.minutes:g} minutes hold {affordable} epochs of {seconds:.0f} s.")
+            self.log.append(f"{self.options.minutes:g} minutes hold {affordable} epochs of {each:.0f} s.")
             state.epochs = affordable
 
     def _model(self, spec: SliceSpec) -> DeSAM:

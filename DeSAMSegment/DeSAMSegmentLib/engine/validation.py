@@ -18,6 +18,8 @@ from .postprocess import largest_component
 from .segment import Segmentation, SegmentResult
 from .training_set import restricted
 
+FEWEST_CASES = 4  # with fewer, slices are held out instead of patients
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -27,6 +29,7 @@ class HeldOut:
     volume: Volume
     labels: np.ndarray
     positions: frozenset[int] | None
+    slices: int  # how many are segmented
 
 
 @dataclass(frozen=True)
@@ -63,21 +66,22 @@ def hold_out(
 ) -> tuple[list[Case], list[HeldOut], dict[str, set[int]]]:
     """Training cases, what to validate on, and the slices of training cases that are held out.
 
-    With two patients or more whole patients are held out (9:1, paper section 4.1). A single patient, say one volume
-    with a few slices drawn, gives every fifth labelled slice; with fewer than three of them nothing is held out.
+    With enough cases whole patients are held out (9:1, paper section 4.1). Of one, two or three cases none can be
+    spared: each gives every fifth labelled slice, and none if it has fewer than three. Such a score is optimistic,
+    and only used to choose the epoch.
     """
     if options.validation_fraction == 0:
         return list(cases), [], {}
     training, validation = split(cases, options.validation_fraction, options.seed, options.patient_pattern)
-    if validation:
+    if validation and len(cases) >= FEWEST_CASES:
         return training, [_whole(case, values, spec, options) for case in validation], {}
     held_out, excluded = [], {}
     for case in cases:
         volume, labels = _read(case, values)
         drawn = labelled_slices(labels, Slices(volume, spec).axis)
-        positions = frozenset(drawn[2::5])
+        positions = frozenset(drawn[2::5].tolist())
         if positions:
-            held_out.append(HeldOut(case.name, volume, labels, positions))
+            held_out.append(HeldOut(case.name, volume, labels, positions, len(positions)))
             excluded[case.name] = set(positions)
     return list(cases), held_out, excluded
 
@@ -90,10 +94,11 @@ def _read(case: Case, values: Sequence[int]) -> tuple[Volume, np.ndarray]:
 
 def _whole(case: Case, values: Sequence[int], spec: SliceSpec, options: TrainOptions) -> HeldOut:
     volume, labels = _read(case, values)
-    positions = None
+    slices = Slices(volume, spec)
     if case.slices == "labelled" or options.slices == "labelled":
-        positions = frozenset(labelled_slices(labels, Slices(volume, spec).axis))
-    return HeldOut(case.name, volume, labels, positions)
+        drawn = frozenset(labelled_slices(labels, slices.axis).tolist())
+        return HeldOut(case.name, volume, labels, drawn, len(drawn))
+    return HeldOut(case.name, volume, labels, None, len(slices))
 
 
 def validate(
