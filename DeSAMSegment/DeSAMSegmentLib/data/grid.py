@@ -22,6 +22,7 @@ LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])  # its own inverse
 SAME_PLACE = 0.1  # in voxels: grids whose corners agree this well are the same grid (NIfTI rounds to float32)
 COPY_AGAIN = "Copy or export it again: the file is incomplete or damaged."
 TO_GREY = "Convert it to one grey channel first."
+REPLACE_THEM = "Replace them by the background value (numpy.nan_to_num does it) and save it again."
 EXTRACT_FRAME = "Extract one frame first, with SimpleITK: WriteImage(ReadImage(file)[..., 0], 'one.nii.gz')."
 
 
@@ -114,7 +115,7 @@ def check_voxels(volume: Volume) -> None:
         if bad:
             raise BadVolume(
                 f"{title} has {bad:,} voxels that are NaN or infinite.",
-                "Replace them by the background value (numpy.nan_to_num does it) and save it again.",
+                REPLACE_THEM,
             )
     first = array.flat[0]
     if array.min() == first and array.max() == first:

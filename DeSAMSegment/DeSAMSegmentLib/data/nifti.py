@@ -1,7 +1,8 @@
 """What SimpleITK's NIfTI reader does not check, or is too strict about.
 
-It fills what a cut file lacks with zeros, and refuses axes that are a hair off the right angle, as registration tools
-write them. Offsets are those of the NIfTI-1 header (nifti.nimh.nih.gov).
+It fills what a cut file lacks with zeros, turns NaN and infinity into zeros without a word, and refuses axes that are a
+hair off the right angle, as registration tools write them. Offsets are those of the NIfTI-1 header
+(nifti.nimh.nih.gov).
 """
 
 from __future__ import annotations
@@ -18,18 +19,20 @@ from typing import IO
 
 import numpy as np
 
-from .grid import COPY_AGAIN, Refusal
+from .grid import COPY_AGAIN, REPLACE_THEM, Refusal
 
 SIZE, SIZE_2 = 348, 540  # bytes of the headers of NIfTI-1 and NIfTI-2, which begin with this number
 PERMISSIVE = "ITK_NIFTI_SFORM_PERMISSIVE"  # ITK then takes the nearest right-angled axes
+FLOATS = {16: "f4", 64: "f8"}  # the header's datatype codes that can hold NaN
 CROOKED = 0.5  # voxels by which the corners may move when axes are straightened
 
 
 def check_complete(path: Path, error: Refusal) -> None:
-    """Compares the size the header announces with what there is; a gzip is read to its end and checksum.
+    """Compares the size the header announces with what there is, and looks for voxels that are NaN or infinite; a gzip
+    is read to its end and checksum.
 
     Raises:
-      error: not NIfTI, or cut. EOFError, zlib.error, gzip.BadGzipFile: a damaged gzip.
+      error: not NIfTI, cut, or not finite. EOFError, zlib.error, gzip.BadGzipFile: a damaged gzip.
     """
     with _opened(path) as file:
         header = file.read(SIZE)
@@ -38,11 +41,26 @@ def check_complete(path: Path, error: Refusal) -> None:
         expected = announced_bytes(header)
         if expected is None:
             raise error(f"{path.name} is not a NIfTI file, whatever its name says.", "Export the image again.")
-        size = len(header)
+        offset = max(SIZE, int(struct.unpack((_byte_order(header, SIZE) or "<") + "f", header[108:112])[0]))
+        size = len(header) + len(file.read(offset - SIZE))
+        bad = 0
         while block := file.read(1 << 20):
             size += len(block)
+            bad += _not_finite(block, header)
     if size < expected:
         raise error(f"{path.name} is cut short: {size:,} of {expected:,} bytes are there.", COPY_AGAIN)
+    if bad:
+        raise error(f"{path.name} has {bad:,} voxels that are NaN or infinite.", REPLACE_THEM)
+
+
+def _not_finite(block: bytes, header: bytes) -> int:
+    """How many voxels of a piece of the file are NaN or infinite; 0 for types that cannot be."""
+    order = _byte_order(header, SIZE) or "<"
+    kind = FLOATS.get(struct.unpack(order + "h", header[70:72])[0])
+    if kind is None:
+        return 0
+    voxels = np.frombuffer(block[: len(block) // 8 * 8 if kind == "f8" else len(block) // 4 * 4], order + kind)
+    return voxels.size - int(np.count_nonzero(np.isfinite(voxels)))
 
 
 def announced_bytes(header: bytes) -> int | None:
