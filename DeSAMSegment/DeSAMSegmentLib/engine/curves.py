@@ -9,7 +9,7 @@ from ..files import atomic_path
 
 
 def draw_curves(history: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Loss on the left axis, validation Dice on the right, the best epoch marked."""
+    """Loss on the left axis, validation Dice on the right, the epoch that is kept marked."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # not pyplot: it keeps global state and may open a window inside Slicer
     from matplotlib.ticker import MaxNLocator
@@ -27,11 +27,13 @@ def draw_curves(history: list[dict[str, Any]], path: Path, title: str) -> None:
         right = axes.twinx()
         right.plot(*zip(*validated, strict=True), color="tab:orange", marker=".", label="validation Dice (3-D)")
         right.set(ylabel="Dice", ylim=(0, 1))
-        best_epoch, best = max(validated, key=lambda pair: pair[1])
-        right.plot(best_epoch, best, "o", color="tab:red", label=f"best: {best:.3f} in epoch {best_epoch}")
+        kept = [row for row in history if row["best"] and row["validation_dice"] != ""][-1:]
+        for row in kept:
+            label = f"kept: {row['validation_dice']:.3f} in epoch {row['epoch']}"
+            right.plot(row["epoch"], row["validation_dice"], "o", color="tab:red", label=label)
         more_handles, more_labels = right.get_legend_handles_labels()
         handles, labels = handles + more_handles, labels + more_labels
-    axes.legend(handles, labels, loc="center right", frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     axes.grid(alpha=0.3)
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
