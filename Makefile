@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)  # tests call cmake and desam by name
 
 .PHONY: env test lint demo bench clean
 
