@@ -12,7 +12,7 @@ import slicer
 from . import loadModule, qt
 
 MODULE = Path(__file__).resolve().parents[2] / "DeSAMSegment" / "DeSAMSegment.py"
-PATIENCE = 400.0  # seconds; this machine may be busy with other things
+PATIENCE = 540.0  # seconds; this machine may be busy with other things
 
 
 class Answers:

@@ -26,7 +26,7 @@ from ..errors import BadInput, DeSAMError
 from . import protocol
 from .runner import Runner
 
-NICENESS = 5  # the viewer's own threads come first
+NICENESS = 2  # the viewer's own threads come first
 
 
 class Worker:

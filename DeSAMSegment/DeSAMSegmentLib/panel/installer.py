@@ -7,6 +7,7 @@ everything comes from that folder and no network is used.
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 from collections.abc import Callable
@@ -97,6 +98,8 @@ class Installer:
         return not self.missing
 
     def forget(self) -> None:
+        """The next look is at the disk again, also for imports: pip may have been at work."""
+        importlib.invalidate_caches()
         self._missing = None
 
     def ensure(self) -> bool:
