@@ -106,7 +106,7 @@ def addScene() -> tuple[Any, Any, Any]:
     matrix[:3, 3] = -image.shape[2] / 2, -image.shape[1] / 2 - 20, -60
     cases = []
     for name, start in (("Site B 01", 4), ("Site B 02", 6)):
-        chosen = slice(start, start + 25, 8)
+        chosen = slice(start, start + 17, 8)
         volume = slicer.util.addVolumeFromArray(image[chosen].copy(), matrix, name)
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{name} labels")
         node.CreateDefaultDisplayNodes()
@@ -197,8 +197,11 @@ def shoot(arguments: argparse.Namespace, look: str) -> None:
     import host
 
     slicer = host.start()
+    from host import desk
+
     slicer.mrmlScene.Clear(0)
     host.dress(look)
+    desk.PATIENCE = 3600.0
     slicer.app.userSettings().clear()
     studio = Studio(arguments.output, look)
     studio.open("Segment", "Review")

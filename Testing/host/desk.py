@@ -85,8 +85,9 @@ class Desk:
         assert rows, f"{name} is not in the list"
         models.setCurrentRow(rows[0])
 
-    def waitUntil(self, condition: Callable[[], Any], seconds: float = PATIENCE) -> None:
+    def waitUntil(self, condition: Callable[[], Any]) -> None:
         """Lets Qt work until the condition holds."""
+        seconds = PATIENCE
         until = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < until, f"waited {seconds} s in vain; the panel says: {self.words()}"
