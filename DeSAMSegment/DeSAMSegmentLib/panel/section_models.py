@@ -192,7 +192,7 @@ class ModelsSection(Section):
 
     def _refreshWeightButtons(self, busy: str) -> None:
         ui, status = self.ui, self.selectedWeights()
-        ui.downloadButton.setText(_("Cancel download") if self._isDownloading else _("Download..."))
+        ui.downloadButton.setText(_("Cancel download") if self._isDownloading else _("Down&load..."))
         reason = "" if status else _("Select a backbone in the table.")
         tip = _("Use a weight file that is already on this computer.")
         self.setEnabledWithReason(ui.chooseFileButton, reason or busy, tip)
