@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py            about a quarter of an hour; writes benchmarks/results/speed-cpu.*
     python benchmarks/speed.py --quick    a few minutes; prints only
+    python benchmarks/speed.py --only training    one group; the other groups' stored figures stay
 
 Each side, this project and the baseline (benchmarks/naive.py), is a process of its own. They take turns, one task
 at a time, and what counts is CPU time, so that other jobs on the machine disturb both alike. The final masks, losses
@@ -66,11 +67,12 @@ class Bench:
 
     Arguments:
       threads: of each side.
-      quick: fewer repetitions, large baselines extrapolated from one batch.
+      quick: fewer repetitions, smaller training batches.
+      one_batch: of the baseline's nine equal batches of a grid or box only one is run, and counted nine times.
     """
 
-    def __init__(self, threads: int, quick: bool) -> None:
-        self.threads, self.quick = threads, quick
+    def __init__(self, threads: int, quick: bool, one_batch: bool) -> None:
+        self.threads, self.quick, self.one_batch = threads, quick, one_batch or quick
         self.rows: list[Row] = []
         self.curves: dict[str, dict[int, float]] = {}
         self.memory: dict[str, dict[str, float]] = {}
@@ -132,12 +134,11 @@ class Bench:
 
     def grids(self) -> None:
         with self.sides("grid, ViT-B features") as pair:
-            # In quick mode one batch of nine of the baseline stands for all nine.
-            part = {"batches": 1} if self.quick else {}
+            part = {"batches": 1} if self.one_batch else {}
             shape = {"shape": "vit_b"}
             self.compare(pair, "grid", "ViT-B features, 9 x 9", "decode_grid", 3, target=45,
                          baseline={**shape, "points": 81, **part}, ours={**shape, "points": 81},
-                         scale=9 if self.quick else 1, baseline_repeats=1)  # fmt: skip
+                         scale=9 if self.one_batch else 1, baseline_repeats=1)  # fmt: skip
             per_point = (self.rows[-1].baseline or 0) / 81
             self.curve(pair, "vit_b", per_point)
             # What segment-anything itself would do with these points; it has no DeSAM to compare with.
@@ -159,10 +160,10 @@ class Bench:
 
     def boxes(self) -> None:
         with self.sides("box, ViT-B features") as pair:
-            part = {"batches": 1} if self.quick else {}
+            part = {"batches": 1} if self.one_batch else {}
             self.compare(pair, "box", "ViT-B features, whole image", "decode_box", 5, target=120,
                          baseline={"shape": "vit_b", **part}, ours={"shape": "vit_b"},
-                         baseline_repeats=1, scale=9 if self.quick else 1)  # fmt: skip
+                         baseline_repeats=1, scale=9 if self.one_batch else 1)  # fmt: skip
 
     def curve(self, pair: tuple[Side, Side], shape: str, per_point: float) -> None:
         """Our cost for other numbers of points; the baseline is linear in them."""
@@ -246,17 +247,20 @@ def machine(threads: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions; results are printed, not written")
+    parser.add_argument("--one-batch", action="store_true", help="of nine equal baseline batches run one, times nine")
     parser.add_argument("--threads", type=int, default=1, help="threads of each side (1: CPU time means most)")
-    parser.add_argument("--only", nargs="*", default=["encoders", "grids", "boxes", "training", "caches"])
+    groups = ["encoders", "grids", "boxes", "training", "caches"]
+    parser.add_argument("--only", nargs="*", default=groups, choices=groups, help="some of the groups")
     options = parser.parse_args()
-    started, bench, about = time.time(), Bench(options.threads, options.quick), machine(options.threads)
-    for group in options.only:
-        getattr(bench, group)()
-    about["minutes"] = round((time.time() - started) / 60, 1)
+    started, about = time.time(), machine(options.threads)
+    bench = Bench(options.threads, options.quick, options.one_batch)
     from speed_report import write
 
-    folder = None if options.quick else RESULTS
-    write(folder, about, [{**asdict(row), "ratio": row.ratio} for row in bench.rows], bench.curves, bench.memory)
+    for group in options.only:
+        getattr(bench, group)()
+        about["minutes"] = round((time.time() - started) / 60, 1)
+        rows = [{**asdict(row), "ratio": row.ratio} for row in bench.rows]
+        write(None if options.quick else RESULTS, about, rows, bench.curves, bench.memory)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+GROUPS = ("encoder", "grid", "box", "training step", "features on disk")
 NOTES = """
 CPU seconds of one side's process, medians of alternating runs; "~": the baseline ran one batch of nine identical or
 equivalent ones, times nine. Baseline: `benchmarks/naive.py`, the published decode on the same tensors: features
@@ -50,7 +51,13 @@ def write(
     folder: Path | None, about: dict[str, Any], rows: list[dict[str, Any]],
     curves: dict[str, dict[int, float]], memory: dict[str, dict[str, float]],
 ) -> None:  # fmt: skip
-    """Prints the report; with a folder also writes speed-cpu.md, .json and .png there."""
+    """Prints the report; with a folder also writes speed-cpu.md, .json and .png there.
+
+    Rows that the folder holds from an earlier run and that this one did not measure stay.
+    """
+    stored = folder / "speed-cpu.json" if folder else None
+    if stored is not None and stored.exists():
+        rows, curves, memory = merged(json.loads(stored.read_text()), rows, curves, memory)
     facts = ", ".join(f"{name} {value}" for name, value in about.items())
     parts = ["# Speed on a CPU", facts, table(rows), "## Grid points", curve_table(curves)]
     text = "\n\n".join([*parts, "## Memory", memory_table(memory), NOTES.strip()]) + "\n"
@@ -62,6 +69,18 @@ def write(
     everything = {"about": about, "rows": rows, "curves": curves, "memory": memory}
     (folder / "speed-cpu.json").write_text(json.dumps(everything, indent=1) + "\n")
     picture(folder / "speed-cpu.png", rows, curves)
+
+
+def merged(
+    before: dict[str, Any], rows: list[dict[str, Any]],
+    curves: dict[str, dict[int, float]], memory: dict[str, dict[str, float]],
+) -> tuple[list[dict[str, Any]], dict[str, dict[int, float]], dict[str, dict[str, float]]]:  # fmt: skip
+    """An earlier run's figures, with those of this run in their place."""
+    every = {(row["group"], row["name"]): row for row in [*before["rows"], *rows]}
+    order = {group: place for place, group in enumerate(GROUPS)}
+    old_curves = {name: {int(n): s for n, s in curve.items()} for name, curve in before["curves"].items()}
+    ranked = sorted(every.values(), key=lambda row: order[row["group"]])
+    return ranked, old_curves | curves, before["memory"] | memory
 
 
 def picture(path: Path, rows: list[dict[str, Any]], curves: dict[str, dict[int, float]]) -> None:

@@ -1,4 +1,4 @@
-"""The linear layers of the frozen encoders, on the faster of the two matrix libraries inside a CPU build of torch.
+"""Linear layers and 1x1 convolutions, on the faster of the two matrix libraries inside a CPU build of torch.
 
 ``F.linear`` asks MKL, which is a third slower than oneDNN on CPUs that are not Intel's, and leaves the GELU to a
 second pass over memory. torch reaches oneDNN's fused layer through an operator of its own compiler; where that is
@@ -30,12 +30,20 @@ _FUSED = _fused_works()
 
 
 def linear(x: Tensor, layer: nn.Linear | nn.Conv2d, gelu: bool = False) -> Tensor:
-    """x (..., C) through a linear layer or a 1x1 convolution, with or without GELU -> (..., C').
+    """x (..., C) through a linear layer or a 1x1 convolution, with or without GELU -> (..., C')."""
+    return product(x, layer.weight, layer.bias, gelu)
 
-    Not differentiable on a CPU: the encoders are frozen.
-    """
-    weight = layer.weight if layer.weight.ndim == 2 else layer.weight[:, :, 0, 0]
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
+    """x (..., C), weight (C', C) or (C', C, 1, 1) -> (..., C')."""
+    if weight.ndim == 4:
+        weight = weight[:, :, 0, 0]
     if _FUSED and x.device.type == "cpu" and x.dtype == weight.dtype and not torch.is_grad_enabled():
-        return _fused(x, weight, layer.bias, gelu)
-    y = F.linear(x, weight, layer.bias)
+        return _fused(x, weight, bias, gelu)
+    y = F.linear(x, weight, bias)
     return F.gelu(y) if gelu else y
+
+
+def pointwise(x: Tensor, weight: Tensor) -> Tensor:
+    """A 1x1 convolution without bias of x (B, C, H, W), best in channels_last layout, which the result has."""
+    return product(x.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import EMBED_DIM, DeSAMConfig
+from .linear import pointwise
 from .residual_block import ResidualBlock, SkipTerms
 
 
@@ -111,4 +112,4 @@ class Pdmm(nn.Module):
             x = self.fusion(embedding, context.fusion)
         for block, terms in zip(self.up, context.up, strict=True):
             x = block(x, terms)
-        return self.head(x)[:, 0].unflatten(0, (slices, -1))
+        return pointwise(x, self.head.weight)[:, 0].unflatten(0, (slices, -1))

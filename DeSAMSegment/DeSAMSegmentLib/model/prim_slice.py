@@ -73,6 +73,11 @@ def through(tokens: Tensor, weight: Tensor) -> Tensor:
     return torch.matmul(tokens, weight).flatten(1, 2)
 
 
+def reciprocal_deviation(energy: Tensor, norm: Any) -> Tensor:
+    """From sums of squares over the channels; rounding may leave them a little below zero."""
+    return (energy.clamp_min(0) / norm.weight.shape[0] + norm.eps).rsqrt()
+
+
 @dataclass
 class Seen:
     """What P prompts make of the image, in the mixture form."""
@@ -151,7 +156,7 @@ class PrimSlice:
         grams = torch.cat([vectors @ vectors.mT, vectors1 @ vectors1.mT], 1) @ weights1
         gram, gram1 = grams.chunk(2, 1)
         energy = self._energy(gram.add_(rows(values, self.x_on_out1), alpha=2), weights1) + self.norm_x
-        rate1 = (energy / self.x.shape[1] + self.one.norm4.eps).rsqrt()
+        rate1 = reciprocal_deviation(energy, self.one.norm4)
         energy1 = self._energy(gram1.add_(rows(values, self.gx_on_out1), alpha=2), weights1) + self.norm_gx
 
         raw = vectors * self.one.norm4.weight  # what is asked of the pixels is not centred
@@ -198,7 +203,7 @@ class PrimSlice:
         on_b = self.x_on_b + (vectors1 @ self.b)[:, None] @ weights1
         energy = rate1 * (rate1 * energy1 + 2 * on_b) + self.b.square().sum()
         energy = energy + self._energy(cross, weights2)
-        rate2 = (energy / self.x.shape[1] + self.two.norm4.eps).rsqrt()
+        rate2 = reciprocal_deviation(energy, self.two.norm4)
         return Seen(tokens, weights1, vectors1, rate1, weights2, vectors2, rate2)
 
     def iou_token(self, seen: Seen, prompt_tokens: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .instance_norm import SLOPE, instance_norm, instance_norm_with_statistics
+from .linear import pointwise
 
 INERT = 0.5  # the published channel attention, whatever its weights (see SqueezeExcitation)
 REDUCTION = 16  # channels per unit of the attention's bottleneck, as published
@@ -61,12 +62,12 @@ class ResidualBlock(nn.Module):
         """What skip (B, skip_channels, H, W) adds to conv1 and to the shortcut."""
         assert self.shortcut is not None
         first = F.conv2d(skip, self.conv1.weight[:, self.channels :], padding=1)
-        return first, F.conv2d(skip, self.shortcut.weight[:, self.channels :])
+        return first, pointwise(skip, self.shortcut.weight[:, self.channels :])
 
     def forward(self, x: Tensor, terms: SkipTerms | None = None) -> Tensor:
         """x (B * Q, channels, H, W) with the terms of B slices -> (B * Q, out_channels, H, W)."""
         first = F.conv2d(x, self.conv1.weight[:, : self.channels], padding=1)
-        residual = x if self.shortcut is None else F.conv2d(x, self.shortcut.weight[:, : self.channels])
+        residual = x if self.shortcut is None else pointwise(x, self.shortcut.weight[:, : self.channels])
         if terms is not None:
             first = add_per_slice(first, terms[0])
             residual = add_per_slice(residual, terms[1])

@@ -85,7 +85,7 @@ class MBConv(nn.Module):
         above, below = min(top, 1), min(x.shape[1] - bottom, 1)
         y = self.conv2(self.conv1(x[:, top - above : bottom + below], gelu=True))
         y = self.conv3(F.gelu(y[:, above : y.shape[1] - below]))
-        return F.gelu(y.add_(x[:, top:bottom]))
+        return F.gelu(y + x[:, top:bottom])
 
 
 class PatchMerging(nn.Module):
@@ -141,7 +141,7 @@ class Mlp(nn.Module):
         tokens = x.flatten(0, -2)
         parts = tokens.split(block_rows(x, self.fc1.out_features))
         read = (linear(linear(self.norm(part), self.fc1, gelu=True), self.fc2) for part in parts)
-        return torch.cat([part.add_(old) for part, old in zip(read, parts, strict=True)]).view_as(x)
+        return torch.cat([old + part for part, old in zip(read, parts, strict=True)]).view_as(x)
 
 
 class Block(nn.Module):
