@@ -131,10 +131,12 @@ def shootFineTune(studio: Studio, cases: list[tuple[Any, Any]], epochs: int) -> 
         desk.press(ui.addCaseButton)
     ui.nameEdit.setText("brain site B")
     ui.trainModeSelector.setCurrentIndex(1)
-    ui.epochsSpinBox.setValue(epochs)
+    ui.epochsSpinBox.setValue(epochs or 30)
     studio.shootSection(desk.fineTune, "fine-tune-ready")
+    if epochs == 0:
+        return
     desk.press(ui.startButton)
-    desk.waitUntil(lambda: len(desk.fineTune.chart.rows()) >= epochs - 1 or not desk.services.jobs.busy)
+    desk.waitUntil(lambda: len(desk.fineTune.chart.rows()) >= epochs - 1)
     studio.shootSection(desk.fineTune, "fine-tune-running")
     desk.waitUntilIdle()
     studio.shootSection(desk.fineTune, "fine-tune-done")
@@ -207,10 +209,11 @@ def shoot(arguments: argparse.Namespace, look: str) -> None:
     studio.open("Segment", "Review")
     studio.shootSection(studio.desk.segment, "segment-empty")
     patient, *cases = addScene()
-    shootFineTune(studio, cases, arguments.epochs if look == "light" else 2)
-    name = "brain site B"
-    if arguments.model:
-        name = studio.desk.services.shelf.add(arguments.model, "brain")
+    models = {model.name for model in studio.desk.services.shelf.models()}
+    name = "brain" if arguments.model else "brain site B"
+    if arguments.model and name not in models:
+        studio.desk.services.shelf.add(arguments.model, name)
+    shootFineTune(studio, cases, 0 if name in models else arguments.epochs)  # once is enough for all looks
     shootSegment(studio, patient, name)
     shootRest(studio)
     shootConsent(studio)
@@ -230,7 +233,6 @@ def main() -> None:
     os.environ["DESAM_HOME"] = home = tempfile.mkdtemp(prefix="desam-screenshots-")
     try:
         for look in arguments.looks.split(","):
-            shutil.rmtree(Path(home) / "models", ignore_errors=True)
             shoot(arguments, look)
     finally:
         shutil.rmtree(home, ignore_errors=True)

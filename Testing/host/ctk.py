@@ -18,6 +18,7 @@ class ctkCollapsibleButton(qt.QWidget):
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
         self._collapsed = self._isChanging = False
+        self._title: Any = None
         self._wanted: dict[Any, bool] = {}  # child to whether the module wants it shown
         self._title = qt.QToolButton(self)
         self._title.setToolButtonStyle(Qt.ToolButtonTextBesideIcon)
@@ -57,7 +58,8 @@ class ctkCollapsibleButton(qt.QWidget):
 
     def eventFilter(self, child: Any, event: Any) -> bool:
         """As in CTK: what the module shows or hides while collapsed takes effect when the section is opened."""
-        if event.type() in (QEvent.ShowToParent, QEvent.HideToParent) and not self._isChanging:
+        isOurs = self._isChanging or child is self._title
+        if event.type() in (QEvent.ShowToParent, QEvent.HideToParent) and not isOurs:
             self._wanted[child] = event.type() == QEvent.ShowToParent
             if self._collapsed and self._wanted[child]:
                 self._show(child, False)
