@@ -209,6 +209,19 @@ def test_each_label_has_its_own_mask_and_shares_prim_only_if_told_to(shared):
     assert len(transformers) == (1 if shared else 2)
 
 
+def test_labels_that_share_prim_read_the_prompts_once(monkeypatch):
+    model, features = small(labels=2, shared_prim=True), small_features()
+    expected = [model.begin(features).score(Prompts.grid(2, 256), label) for label in (0, 1)]
+    decoder, calls = model.begin(features), []
+    see = PrimSlice.see
+    monkeypatch.setattr(PrimSlice, "see", lambda prepared, tokens: calls.append(len(tokens)) or see(prepared, tokens))
+    for label in (0, 1):
+        torch.testing.assert_close(decoder.score(Prompts.grid(2, 256), label), expected[label])
+    assert sum(calls) == 4
+    decoder.score(Prompts.points(POINTS), 1)
+    assert sum(calls) == 7
+
+
 # ---- training ----
 
 

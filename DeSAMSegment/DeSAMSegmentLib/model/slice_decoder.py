@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
 # Prompts at once. One prompt's masks stay in a CPU's cache; a GPU wants to be filled.
 PRIM_BATCH = {"cpu": 9, "other": 64}
 PDMM_BATCH = {"cpu": 1, "other": 16}
+
+
+@dataclass
+class Read:
+    """What PRIM made of some prompts: IoU tokens (P, 256), and of a single one its embedding (1, 256, 64, 64)."""
+
+    prompts: Prompts
+    token: Tensor
+    embedding: Tensor | None = None
 
 
 class SliceDecoder:
@@ -41,25 +51,19 @@ class SliceDecoder:
         self.features = features.to(self.device)
         self._contexts: dict[int, Context] = {}
         self._prims: dict[int, PrimSlice] = {}  # by PRIM, which labels may share
-        self._scored: dict[int, Prompts] = {}
-        self._embeddings: dict[int, Tensor] = {}  # by label, of a single prompt
+        self._scored: dict[int, Prompts] = {}  # by label
+        self._reads: dict[int, Read] = {}  # by PRIM, the last one
         self._constant: dict[int, Tensor] = {}
 
     @torch.no_grad()
     def score(self, prompts: Prompts, label: int = 0) -> Tensor:
         """Predicted IoU (P,) of each prompt; all ones for a variant without IoU head."""
         self._scored[label] = prompts
-        self._embeddings.pop(label, None)
         if not self.model.config.has_iou_head:
             return torch.ones(len(prompts), device=self.device)
-        if len(prompts) == 1:
-            token, self._embeddings[label] = self._read_one(prompts, label)
-        else:
-            chunks = self._chunks(len(prompts), PRIM_BATCH)
-            token = torch.cat([self._read(prompts[chunk], label, embed=False)[0] for chunk in chunks])
         prim, head = self.model.prim_of(label)
         with full_precision(self.device):
-            return prim.iou_head(token, head)
+            return prim.iou_head(self._read_all(prompts, label).token, head)
 
     @torch.no_grad()
     def masks(self, indices: Sequence[int] | Tensor, label: int = 0) -> Tensor:
@@ -67,13 +71,15 @@ class SliceDecoder:
         chosen = [int(index) for index in indices]
         if not self.model.config.fuses:
             return self._prompt_free(label).expand(len(chosen), 1, -1, -1)
-        prompts = self._scored[label][chosen]
+        scored = self._scored[label]
         out = torch.empty(len(chosen), 1, MASK_SIZE, MASK_SIZE, device=self.device)
         for chunk in self._chunks(len(chosen), PDMM_BATCH):
-            if label in self._embeddings:
-                embedding = self._embeddings[label].expand(chunk.stop - chunk.start, -1, -1, -1)
+            if len(scored) == 1:
+                embedding = self._read_all(scored, label).embedding
+                assert embedding is not None
+                embedding = embedding.expand(chunk.stop - chunk.start, -1, -1, -1)
             else:
-                embedding = self._read(prompts[chunk], label, embed=True)[1]
+                embedding = self._read(scored[chosen[chunk]], label, embed=True)[1]
             out[chunk, 0] = self._fuse(embedding[None], label)[0].float()
         return out
 
@@ -85,7 +91,6 @@ class SliceDecoder:
             iou = self.score(prompts, label)
             return Decoded(iou, self.masks(range(len(prompts)), label))
         self._scored[label] = prompts
-        self._embeddings.pop(label, None)
         prim, head = self.model.prim_of(label)
         iou = torch.empty(len(prompts), device=self.device)
         logits = torch.empty(len(prompts), 1, MASK_SIZE, MASK_SIZE, device=self.device)
@@ -95,6 +100,20 @@ class SliceDecoder:
                 iou[chunk] = prim.iou_head(token, head)
             logits[chunk, 0] = self._fuse(embedding[None], label)[0].float()
         return Decoded(iou, logits)
+
+    def _read_all(self, prompts: Prompts, label: int) -> Read:
+        """What PRIM makes of the prompts; labels that share a PRIM share the answer."""
+        key = self._prim_key(label)
+        known = self._reads.get(key)
+        if known is None or not known.prompts.same(prompts):
+            if len(prompts) == 1:
+                known = Read(prompts, *self._read_one(prompts, label))
+            else:
+                chunks = self._chunks(len(prompts), PRIM_BATCH)
+                token = torch.cat([self._read(prompts[chunk], label, embed=False)[0] for chunk in chunks])
+                known = Read(prompts, token)
+            self._reads[key] = known
+        return known
 
     def _read(self, prompts: Prompts, label: int, embed: bool) -> tuple[Tensor, Tensor]:
         """PRIM's IoU tokens (P, 256) and, with embed, mask embeddings (P, 256, 64, 64)."""
@@ -115,11 +134,14 @@ class SliceDecoder:
             token, embedding = prim(self._image(), encoder(prompts)[None], encoder.image_pe())
         return token[0], embedding[0]
 
+    def _prim_key(self, label: int) -> int:
+        return 0 if self.model.config.shared_prim else label
+
     def _image(self) -> Tensor:
         return self.features.neck.float() + self.model.prompt_encoder.no_mask()
 
     def _prepared(self, label: int) -> PrimSlice:
-        key = 0 if self.model.config.shared_prim else label
+        key = self._prim_key(label)
         if key not in self._prims:
             prim, _ = self.model.prim_of(label)
             self._prims[key] = PrimSlice(prim, self._image(), self.model.prompt_encoder.image_pe())

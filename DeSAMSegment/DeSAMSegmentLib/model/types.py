@@ -91,6 +91,11 @@ class Prompts:
             None if self.xy is None else self.xy[index], None if self.xyxy is None else self.xyxy[index]
         )
 
+    def same(self, other: Prompts) -> bool:
+        """Whether both ask the same."""
+        pairs = ((self.xy, other.xy), (self.xyxy, other.xyxy))
+        return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
+
 
 @dataclass
 class Decoded:
