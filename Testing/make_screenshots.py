@@ -149,6 +149,7 @@ def shootSegment(studio: Studio, patient: Any, model: str) -> None:
     desk.services.parameters.setNode("volume", patient)
     desk.segment.ui.outputSelector.setCurrentNode(None)
     desk.chooseModel(model)
+    desk.segment.ui.modeSelector.setCurrentIndex(1)
     desk.advanced.ui.pointsSpinBox.setValue(7)
     studio.view.show_(patient)
     studio.shootSection(desk.segment, "segment-ready")
@@ -213,7 +214,7 @@ def shoot(arguments: argparse.Namespace, look: str) -> None:
     name = "brain" if arguments.model else "brain site B"
     if arguments.model and name not in models:
         studio.desk.services.shelf.add(arguments.model, name)
-    shootFineTune(studio, cases, 0 if name in models else arguments.epochs)  # once is enough for all looks
+    shootFineTune(studio, cases, 0 if name in models else arguments.epochs)  # trained once for all looks
     shootSegment(studio, patient, name)
     shootRest(studio)
     shootConsent(studio)
@@ -226,7 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, help="a .desam file to segment with")
     parser.add_argument("--output", type=Path, default=HERE.parent / "Resources" / "Screenshots")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=8, help="of the training shown; 0 leaves it out")
     parser.add_argument("--looks", default="light,dark")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -81,7 +81,7 @@ class Desk:
     def chooseModel(self, name: str) -> None:
         """A click on a line of the model list."""
         models = self.segment.ui.modelList
-        rows = [row for row in range(models.count) if models.item(row).text().startswith(f"{name} ")]
+        rows = [row for row in range(models.count) if models.item(row).data(qt.Qt.UserRole) == name]
         assert rows, f"{name} is not in the list"
         models.setCurrentRow(rows[0])
 
