@@ -10,7 +10,7 @@ from pathlib import Path
 import formula
 import pytest
 import torch
-from DeSAMSegmentLib.model import sam
+from DeSAMSegmentLib.model import image_encoder, sam
 from DeSAMSegmentLib.model.backbones import BACKBONES, build_backbone
 from DeSAMSegmentLib.model.config import DeSAMConfig
 from DeSAMSegmentLib.model.desam import DeSAM
@@ -47,7 +47,7 @@ def difference(ours: torch.Tensor, theirs) -> float:
 
 def test_vit_b_gives_the_published_levels_and_neck():
     stored = formula.fixture_arrays("encoder_vit_b_salt0.npz")
-    shapes = json.loads(formula.fixture("state_dict_vit_b_encoder.json").read_text())
+    shapes = json.loads(formula.fixture("state_dict_vit_b_encoder.json").read_text(encoding="utf-8"))
     backbone = build_backbone("vit_b", formula.weights(shapes))
     with torch.no_grad():
         levels, neck = backbone.encoder(formula.values("input.image", (1, 3, 1024, 1024)))
@@ -97,6 +97,30 @@ def test_a_grey_slice_of_any_size_gives_features_of_the_promised_shape(weights):
     alone = backbone(slices[1:].float())
     torch.testing.assert_close(features[1].neck, alone.neck, atol=1e-4, rtol=0)
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
+
+
+@pytest.mark.parametrize("block_bytes", [1, 1 << 12, 1 << 30])
+def test_the_attention_of_a_cpu_and_of_a_gpu_is_plain_softmax(monkeypatch, block_bytes):
+    monkeypatch.setattr(image_encoder, "BLOCK_BYTES", block_bytes)
+    rows, columns = 6, 5
+    q, k, v = (formula.values(name, (3, 2, rows * columns, 8)) for name in "qkv")
+    row_bias, column_bias = (formula.values(f"bias{n}", (3, 2, rows, columns, n)) for n in (rows, columns))
+    bias = (row_bias[..., :, None] + column_bias[..., None, :]).reshape(3, 2, rows * columns, rows * columns)
+    plain = (q @ k.mT + bias).softmax(-1) @ v
+    for attention in (image_encoder.blocked_attention, image_encoder.folded_attention):
+        torch.testing.assert_close(attention(q, k, v, row_bias, column_bias), plain, atol=1e-5, rtol=1e-5)
+
+
+def test_a_vit_in_half_precision_is_close():
+    torch.manual_seed(0)
+    vit = image_encoder.ImageEncoder(32, 3, 2, global_blocks=(3,), taps=(1, 2, 3)).requires_grad_(False)
+    image = formula.values("image", (1, 3, 1024, 1024))
+    levels, neck = vit(image)
+    vit.half_precision(torch.bfloat16)
+    rough_levels, rough_neck = vit(image)
+    assert rough_neck.dtype == torch.float32
+    for rough, exact in ((rough_neck, neck), *zip(rough_levels, levels, strict=True)):
+        assert 0 < (rough - exact).abs().mean() < 0.03 * exact.std()
 
 
 def test_preprocessing_shows_three_equal_channels_on_the_encoders_own_scale():

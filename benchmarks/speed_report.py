@@ -111,5 +111,6 @@ def picture(path: Path, rows: list[dict[str, Any]], curves: dict[str, dict[int, 
     right.set_xticks([1, 9, 25, 81, 169, 1024], ["1", "9", "25", "81", "169", "1024"])
     right.minorticks_off()
     right.grid(alpha=0.3)
-    right.legend(fontsize=8)
+    if curves:
+        right.legend(fontsize=8)
     figure.savefig(path, dpi=110)

@@ -148,8 +148,11 @@ def encode(side: str, name: str, precision: str = "fp32") -> Callable[[], Any]:
 # ---- decoders ----
 
 
-def decode_grid(side: str, shape: str, points: int, batches: int | None = None) -> Callable[[], Any]:
-    """The mask of the prompt with the best predicted IoU: all the published rule reads, clean-up aside."""
+def decode_grid(side: str, shape: str, points: int, batch: int | None = None) -> Callable[[], Any]:
+    """The mask of the prompt with the best predicted IoU: all the published rule reads, clean-up aside.
+
+    batch: the baseline decodes this one of its batches only.
+    """
     count = round(points**0.5)
     xy, slice_features = grid(shape, count), features(shape, 1)
     if side == "ours":
@@ -159,14 +162,14 @@ def decode_grid(side: str, shape: str, points: int, batches: int | None = None) 
             decoder = model.begin(slice_features)
             iou = decoder.score(Prompts.points(xy))
             best = int(iou.argmax())
-            return {"iou": iou.numpy(), "mask": (decoder.masks([best])[0, 0] > 0).numpy()}
+            return {"iou": iou.numpy(), "best": best, "mask": (decoder.masks([best])[0, 0] > 0).numpy()}
 
         return lazy
-    decoder = published(shape, count)
+    decoder, first = published(shape, count), (batch or 0) * count
 
     def eager() -> dict[str, Any]:
-        iou, logits = decoder.grid(slice_features, xy[: batches * count] if batches else xy)
-        return {"iou": iou.numpy(), "mask": (logits[int(iou.argmax()), 0] > 0).numpy()}
+        iou, logits = decoder.grid(slice_features, xy if batch is None else xy[first : first + count])
+        return {"iou": iou.numpy(), "first": first, "masks": (logits[:, 0] > 0).numpy()}
 
     return eager
 
