@@ -24,8 +24,8 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# One file asks how fast the interface answers, so it runs alone; the others share the cores, one thread of torch each.
-ALONE := Testing/test_panel_segment.py
+# Two files ask how fast the interface answers, so they run alone; the others share the cores, one thread of torch each.
+ALONE := Testing/test_panel_segment.py Testing/test_panel_gil.py
 test: lint
 	$(BIN)/python -m pytest $(ALONE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ALONE:%=--ignore=%)

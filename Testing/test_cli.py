@@ -103,7 +103,7 @@ def test_a_folder_goes_on_when_a_volume_fails(
     captured = capsys.readouterr().out
     assert "broken failed: broken.nii.gz is not a gzip file" in captured
     assert "2 of 3 volumes segmented, 1 failed." in captured
-    assert (out / "blob.confidence.csv").read_text().splitlines()[0] == "slice,confidence,agreement"
+    assert (out / "blob.confidence.csv").read_text(encoding="utf-8").splitlines()[0] == "slice,confidence,agreement"
 
 
 @pytest.mark.usefixtures("quick_encoder")

@@ -56,7 +56,7 @@ def test_a_model_that_is_deleted_without_asking_needs_yes(untrained_model: Path,
 def test_a_published_checkpoint_becomes_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 
-    torch.save(weights(published_shapes(768)), tmp_path / "desam_model_best.pth")
+    torch.save(weights(published_shapes([768] * 3)), tmp_path / "desam_model_best.pth")
     output = tmp_path / "imported.desam"
     arguments = ["--label", "prostate", "--name", "published", "--output", str(output)]
     assert main(["models", "import-reference", str(tmp_path / "desam_model_best.pth"), *arguments]) == 0

@@ -149,7 +149,7 @@ def test_a_writer_that_fails_silently_is_caught(tmp_path, monkeypatch):
     (tmp_path / "a.nii.gz").write_text("older")
     with pytest.raises(BadInput, match="could not be written"):
         write_labelmap(tmp_path / "a.nii.gz", drawn(), VOLUME)
-    assert (tmp_path / "a.nii.gz").read_text() == "older"
+    assert (tmp_path / "a.nii.gz").read_text(encoding="utf-8") == "older"
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -174,6 +174,6 @@ def test_a_full_disk_leaves_the_older_file_and_nothing_else(tmp_path, name):
         env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True,
     )  # fmt: skip
     assert "FULL" in run.stdout, run.stderr
-    assert target.read_text() == "older"
+    assert target.read_text(encoding="utf-8") == "older"
     assert len(list(tmp_path.iterdir())) == 1
     assert run.stderr == ""

@@ -40,7 +40,7 @@ def run(dataset: Path, folder: Path, **how) -> tuple[list[Event], EvaluationResu
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open() as file:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -76,7 +76,8 @@ def test_the_summary_has_the_mean_of_cases_and_the_mean_of_domains(
     dataset: Path, predictions: Path, tmp_path: Path
 ) -> None:
     run(dataset, tmp_path / "report", predictions=predictions)
-    dice = json.loads((tmp_path / "report" / "summary.json").read_text())["labels"]["blob"]["all"]["dice"]
+    summary = json.loads((tmp_path / "report" / "summary.json").read_text(encoding="utf-8"))
+    dice = summary["labels"]["blob"]["all"]["dice"]
     assert dice["mean"] == pytest.approx((1 + 14 / 16) / 2)
     assert dice["domains"]["south"]["mean"] == pytest.approx(14 / 16)
     assert dice["cases"] == 2
@@ -84,7 +85,7 @@ def test_the_summary_has_the_mean_of_cases_and_the_mean_of_domains(
 
 def test_the_page_names_means_cases_and_pictures(dataset: Path, predictions: Path, tmp_path: Path) -> None:
     run(dataset, tmp_path / "report", predictions=predictions)
-    text = (tmp_path / "report" / "report.md").read_text()
+    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert "| blob | **all cases** | 2 | 0.938 ± 0.088 |" in text
     assert "![south_1](pictures/south_1.png)" in text
     assert (tmp_path / "report" / "pictures" / "south_1.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -97,7 +98,7 @@ def test_a_case_without_prediction_fails_and_the_others_go_on(dataset: Path, pre
     assert [event.case for event in failed] == ["north_1"]
     assert "no prediction north_1.nii.gz" in failed[0].reason
     assert result.summary["blob"]["all"]["dice"]["cases"] == 1
-    assert "no prediction north_1.nii.gz" in (tmp_path / "report" / "report.md").read_text()
+    assert "no prediction north_1.nii.gz" in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
 
 
 def test_a_prediction_on_a_grid_elsewhere_fails_its_case(dataset: Path, predictions: Path, tmp_path: Path) -> None:

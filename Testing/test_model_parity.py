@@ -24,7 +24,7 @@ def imported(request):
 
 @pytest.mark.parametrize("width", [768, 1280])
 def test_the_tests_know_the_published_tensors_by_name_and_shape(width):
-    listed = json.loads(formula.fixture(f"state_dict_dim{width}.json").read_text())
+    listed = json.loads(formula.fixture(f"state_dict_dim{width}.json").read_text(encoding="utf-8"))
     assert {n: tuple(shape) for n, shape in listed.items()} == formula.published_shapes([width] * 3)
 
 
