@@ -186,7 +186,7 @@ class Bench:
                              baseline=options, ours=options, target=2)  # fmt: skip
         with self.sides("training, lite_medsam, PRIM frozen") as pair:
             options = {"shape": "lite_medsam", "slices": 8 if not self.quick else 2, "points": 2}
-            name = f"lite_medsam features, lite width, PRIM frozen, {options['slices']} slices x 2 points"
+            name = f"lite_medsam features, PRIM frozen, {options['slices']} slices x 2 points"
             self.compare(pair, "training step", name, "train_step", 2, baseline=options,
                          ours={**options, "train_prim": False}, target=2)  # fmt: skip
 
