@@ -39,15 +39,15 @@ class Counter(threading.Thread):
         return (self.count - before) / seconds
 
 
-def holdLock() -> None:
-    """20 ms in C without releasing Python's lock."""
-    ctypes.PyDLL(None).usleep(20_000)
+def holdLock(milliseconds: int = 20) -> None:
+    """Idles in C without releasing Python's lock."""
+    ctypes.PyDLL(None).usleep(1000 * milliseconds)
 
 
 def test_a_job_progresses_while_the_main_thread_holds_the_lock(desk: Desk) -> None:
     counter = Counter()
     counter.start()
-    free, held = counter.rate(lambda: time.sleep(0.02), 0.5), counter.rate(holdLock, 0.5)
+    free, held = counter.rate(lambda: time.sleep(0.2), 1.0), counter.rate(lambda: holdLock(200), 1.0)
     counter.isOn = False
     assert held < 0.75 * free, "the lock is not held: the test would prove nothing"
     volume = phantom.addVolume("head", 3, shape=(5, 64, 48))
