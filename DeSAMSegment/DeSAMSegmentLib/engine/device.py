@@ -44,7 +44,8 @@ def describe(device: torch.device) -> str:
         return f"{properties.name}, {properties.total_memory / GIB:.0f} GB"
     if device.type == "mps":
         return "Apple GPU (MPS)"
-    return f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def free_bytes(device: torch.device) -> int | None:
