@@ -12,8 +12,8 @@ def tune_allocator() -> bool:
     """Keep freed memory in the process instead of handing it back after every tensor.
 
     glibc maps each large block anew and the kernel fills it with zeros, page by page: on a virtual machine that
-    was a third of LiteMedSAM's time. For a process whose business is this network, the worker and the command
-    line, not for a library or for Slicer itself: memory once used stays with the process until it ends.
+    was a third of LiteMedSAM's time. For a process whose only business is this network, such as the benchmark, not
+    for a library or for Slicer itself: memory once used stays with the process until it ends.
     Does nothing, and returns False, where the C library is not glibc.
     """
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
