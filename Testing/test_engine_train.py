@@ -110,17 +110,19 @@ def test_a_single_batch_a_single_slice_and_a_batch_without_organ_are_trained(tmp
     assert np.isfinite(epochs[0].loss)
 
 
+def slices_read(case: Case, folder: Path, cache: FeatureCache) -> int:
+    """How many slices of a case a training on labelled slices computes features of."""
+    options = quick(epochs=1, slices="labelled", validation_fraction=0)
+    events = train([case], {1: "ball"}, folder, options, cache=cache, encoder=stand_in_encoder())
+    features = [event for event in events if isinstance(event, Progress) and event.text.startswith("Features")]
+    return features[-1].total
+
+
 def test_labelled_slices_only_means_no_other_slice_is_read(tmp_path, cache) -> None:
     volume, labels = ball_volume(0)
     drawn = np.zeros_like(labels)
     drawn[[1, 3]] = labels[[1, 3]]
-    options = quick(epochs=1, slices="labelled", validation_fraction=0)
-    events = list(
-        train([Case("partial", volume, drawn)], {1: "ball"}, tmp_path / "run", options, cache=cache,
-              encoder=stand_in_encoder())
-    )  # fmt: skip
-    features = [event for event in events if isinstance(event, Progress) and event.text.startswith("Features")]
-    assert features[-1].total == 2
+    assert slices_read(Case("partial", volume, drawn), tmp_path / "run", cache) == 2
 
 
 def test_the_last_labelled_slice_is_trained_on(tmp_path, cache) -> None:
@@ -128,13 +130,7 @@ def test_the_last_labelled_slice_is_trained_on(tmp_path, cache) -> None:
     volume, labels = ball_volume(0)
     drawn = np.zeros_like(labels)
     drawn[2:] = labels[2][None]
-    options = quick(epochs=1, slices="labelled", validation_fraction=0)
-    events = list(
-        train([Case("to the end", volume, drawn)], {1: "ball"}, tmp_path / "run", options, cache=cache,
-              encoder=stand_in_encoder())
-    )  # fmt: skip
-    features = [event for event in events if isinstance(event, Progress) and event.text.startswith("Features")]
-    assert features[-1].total == len(labels) - 2
+    assert slices_read(Case("to the end", volume, drawn), tmp_path / "run", cache) == len(labels) - 2
 
 
 def test_an_epoch_visits_every_labelled_slice_and_its_share_of_empty_ones(tmp_path, cache) -> None:
