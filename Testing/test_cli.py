@@ -135,7 +135,13 @@ def test_ctrl_c_keeps_the_finished_slices(untrained_model: Path, tmp_path: Path)
     output = tmp_path / "out.nii.gz"
     arguments = ["segment", str(volume), str(output), "-m", str(untrained_model), "--json", "--mask-threshold", "0.01"]
     process = subprocess.Popen(
-        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=LIBRARY
+        [*COMMAND, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=LIBRARY,
+        # a job started in the background of a shell script ignores Ctrl-C, and its children with it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     done = []

@@ -17,7 +17,7 @@ import typer
 
 from .. import __version__
 from ..errors import DeSAMError
-from . import evaluate, info, models, segment, train, weights
+from . import benchmark, evaluate, info, models, segment, train, weights
 
 DONE, SOME_FAILED, BAD_INPUT, DEFECT, STOPPED = 0, 1, 2, 3, 130
 
@@ -33,6 +33,7 @@ app = typer.Typer(
 app.command("segment")(segment.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
+app.command("benchmark")(benchmark.command)
 app.add_typer(weights.app, name="weights")
 app.add_typer(models.app, name="models")
 app.command("info")(info.command)

@@ -50,7 +50,7 @@ class Learner:
         self.objective = Objective(options.iou_weight, options.profile != "paper", options.reference_losses)
         self.part_size = options.batch_size  # slices on the device at once
         # the whole box's mask embedding never changes while PRIM is frozen
-        self.embeds_once = options.mode == "box" and model.config.fuses and not options.train_prim
+        self.embeds_once = options.mode == "box" and model.config.reads_embedding and not options.train_prim
         self.embeddings: dict[str, torch.Tensor] = {}
 
     def step(self, batch: Batch, rate: float, rng: np.random.Generator) -> np.ndarray:
@@ -76,7 +76,7 @@ class Learner:
         return numbers
 
     def _draw(self, truth: np.ndarray, rng: np.random.Generator) -> DrawnPrompts:
-        if self.options.mode == "box" or self.options.variant == "pdmm_only":
+        if self.options.mode == "box" or self.options.variant in ("pdmm_only", "unet"):
             return DrawnPrompts()
         return DrawnPrompts(*draw_points(truth, rng, self.model.config.input_size))
 

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from ..errors import BadModelFile
-from ..model.backbones import BACKBONES, Backbone, build_backbone
+from ..model.backbones import BACKBONES, PICTURE, Backbone, build_backbone
 from ..model.config import DeSAMConfig
 from ..model.desam import DeSAM as Network
+from ..model.token_memory import TokenMemory
 from ..model.types import Features
 from ..store import model_file, weights
 from ..store.card import ModelCard
@@ -125,6 +126,7 @@ class Encoder:
         self.sha256 = sha256
         self.device = device
         self.log = log or (lambda text: None)
+        self.tokens = TokenMemory()  # what a frozen PRIM made of grids on slices of this encoder
         self.batch = suggested_encoder_batch(backbone.spec.input_size, device)
 
     @property
@@ -197,11 +199,10 @@ def load_backbone(
     """
     if isinstance(device, str):
         device = devices.choose(device)
-    tensors, sha256 = weights.load(backbone)
+    tensors, sha256 = ({}, PICTURE) if backbone == PICTURE else weights.load(backbone)
     return Encoder(build_backbone(backbone, tensors), sha256, device, log)
 
 
 def sam_tensors(backbone: str) -> dict[str, Any]:
     """SAM's own prompt encoder and mask decoder tensors, the start of every training from scratch."""
-    tensors, _ = weights.load(backbone)
-    return tensors
+    return {} if backbone == PICTURE else weights.load(backbone)[0]

@@ -13,6 +13,7 @@ MODES = ("grid", "box")
 AXES = ("auto", "axial", "coronal", "sagittal", "lowest")
 INTENSITIES = ("auto", "percentile", "window")
 VARIANTS = ("full", "pdmm_only", "no_iou_head", "no_fusion")
+RIVALS = ("coupled", "unet")  # for benchmarks: SAM's own decoder, a U-Net (model/rivals.py)
 WIDTHS = ("paper", "lite")
 PROFILES = ("new-site", "paper")
 
@@ -77,6 +78,7 @@ class TrainOptions:
     validation_fraction: float = 0.1
     empty_fraction: float = 0.3  # share of organ-free slices in a batch; 0 = labelled slices only (paper)
     views: int = 1  # feature sets per slice: the slice itself and views - 1 turned, scaled, re-exposed looks of it
+    styles: int = 0  # further feature sets per slice in other scanners' styles (engine/styles.py)
     slices: str = "all"  # "all" slices of a case are labelled, or only those "labelled" carry truth
     iou_weight: float = 10.0  # Dice + CE + 10 MSE (paper, equation 4)
     reference_losses: bool = False  # published code: Dice only, L1 on the IoU
@@ -94,7 +96,15 @@ class TrainOptions:
             (self.profile in PROFILES, f"Profile must be one of {', '.join(PROFILES)}, not {self.profile!r}."),
             (self.mode in MODES, f"Mode must be one of {', '.join(MODES)}, not {self.mode!r}."),
             (self.width in WIDTHS, f"Width must be one of {', '.join(WIDTHS)}, not {self.width!r}."),
-            (self.variant in VARIANTS, f"Variant must be one of {', '.join(VARIANTS)}, not {self.variant!r}."),
+            (
+                self.variant in VARIANTS + RIVALS,
+                f"Variant must be one of {', '.join(VARIANTS + RIVALS)}, not {self.variant!r}.",
+            ),
+            (
+                (self.variant == "unet") == (self.backbone == "pixels"),
+                "The variant unet learns from the backbone pixels, and nothing else does.",
+            ),
+            (0 <= self.styles <= 32, f"Styles per slice must be between 0 and 32, not {self.styles}."),
             (
                 self.squeeze_excitation in ("effective", "inert"),
                 f"Squeeze-excitation is 'effective' or 'inert', not {self.squeeze_excitation!r}.",

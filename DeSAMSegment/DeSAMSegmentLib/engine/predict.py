@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..model.desam import DeSAM
+from ..model.token_memory import TokenMemory
 from ..model.types import Features, Prompts
 from .picking import REFERENCE_MIN_AREA, Candidate, accepted_order, pick
 from .postprocess import smooth_like_reference
@@ -46,11 +47,13 @@ class LabelPrediction:
     chosen: int = -1
 
 
-def predict_slice(model: DeSAM, features: Features, settings: Settings) -> list[LabelPrediction]:
-    """Every label's prediction for one slice; the shared features are used as they are."""
+def predict_slice(
+    model: DeSAM, features: Features, settings: Settings, memory: tuple[TokenMemory, str] | None = None
+) -> list[LabelPrediction]:
+    """Every label's prediction for one slice; the shared features are used as they are (``memory``: DeSAM.begin)."""
     with torch.inference_mode():
-        decoder = model.begin(features)
-        one = _predict_box if settings.mode == "box" or model.config.variant == "pdmm_only" else _predict_grid
+        decoder = model.begin(features, memory)
+        one = _predict_box if settings.mode == "box" or model.config.variant in ("pdmm_only", "unet") else _predict_grid
         return [one(model, decoder, settings, label) for label in range(model.config.labels)]
 
 

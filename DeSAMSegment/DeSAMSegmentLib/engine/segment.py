@@ -13,6 +13,7 @@ from ..data.features import FeatureCache
 from ..data.slices import Slices, SliceSpec
 from ..data.volume import Volume
 from ..errors import BadInput
+from ..model.token_memory import TokenMemory
 from ..store.card import ModelCard
 from . import device as devices
 from .events import Event, Finished, Log, PointScore, SliceDone, Started
@@ -119,8 +120,12 @@ class Segmentation:
         confidence: dict[int, float] = {}
         agreement: dict[int, float] = {}
         last = time.perf_counter()
-        for done, (index, features) in enumerate(FeatureStream(self.slices, self.encoder, cache).iterate(indices), 1):
-            predictions = self._predict(features)
+        stream = FeatureStream(self.slices, self.encoder, cache)
+        frozen = self.model.memory_name() if self.settings.mode == "grid" else None
+        codec = cache.codec if cache else ""
+        for done, (index, features) in enumerate(stream.iterate(indices), 1):
+            memory = (self.encoder.tokens, f"{frozen}.{codec}.{stream.key(index)}") if frozen else None
+            predictions = self._predict(features, memory)
             position, labels = self.slices.place(index, self._label_map(predictions))
             self._write(position, labels)
             confidence[position] = min(p.confidence for p in predictions)
@@ -153,7 +158,7 @@ class Segmentation:
             )
         return chosen
 
-    def _predict(self, features) -> list[LabelPrediction]:
+    def _predict(self, features, memory: tuple[TokenMemory, str] | None = None) -> list[LabelPrediction]:
         """Predicts one slice; out of memory halves the prompts per batch, then moves decoder and encoder to the CPU."""
         if features.neck.device != next(self.model.parameters()).device:
             self.model.to(features.neck.device)
@@ -161,7 +166,7 @@ class Segmentation:
         def work(batch: int) -> list[LabelPrediction]:
             # until memory runs out the model picks the batch that suits its device
             self.model.prompt_batch = None if batch == MOST_PROMPTS else batch
-            return predict_slice(self.model, features, self.settings)
+            return predict_slice(self.model, features, self.settings, memory)
 
         try:
             batch = self.model.prompt_batch or MOST_PROMPTS
@@ -172,7 +177,7 @@ class Segmentation:
             self.log.append("The GPU's memory is not enough for the decoder: going on with the CPU.")
             self.encoder.move("cpu")
             self.model.to("cpu")
-            return predict_slice(self.model, features.to(device="cpu"), self.settings)
+            return predict_slice(self.model, features.to(device="cpu"), self.settings, memory)
 
     def _label_map(self, predictions: list[LabelPrediction]) -> np.ndarray:
         """Label values (H, W) on the canonical native slice: logits are resampled, then thresholded, then compared."""

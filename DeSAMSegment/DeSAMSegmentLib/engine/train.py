@@ -111,6 +111,21 @@ def chosen_labels(labels: dict[int, str] | Sequence[LabelInfo], options: TrainOp
     return [by_value[value] for value in options.labels]
 
 
+def architecture_of(options: TrainOptions, labels: int) -> DeSAMConfig:
+    """The decoder that some options ask for."""
+    backbone = BACKBONES[options.backbone]
+    return DeSAMConfig(
+        backbone=backbone.id,
+        input_size=backbone.input_size,
+        level_widths=backbone.level_widths,
+        width=options.width,
+        variant=options.variant,
+        squeeze_excitation=options.squeeze_excitation,
+        labels=labels,
+        shared_prim=not options.train_prim,
+    )
+
+
 def validation_interval(held_out: Sequence[HeldOut], data: TrainingSet) -> int:
     """Epochs between two validations: never more than about half as many slices validated as trained on.
 
@@ -261,21 +276,10 @@ class _Training:
                     "Choose a base with the same labels and backbone, or none.",
                 )
         else:
-            model = DeSAM.from_sam(self._architecture(), sam_tensors(self.options.backbone))  # type: ignore[assignment]
+            model = DeSAM.from_sam(
+                architecture_of(self.options, len(self.labels)), sam_tensors(self.options.backbone)
+            )  # type: ignore[assignment]
         return model.to(self.encoder.device)
-
-    def _architecture(self) -> DeSAMConfig:
-        backbone = BACKBONES[self.options.backbone]
-        return DeSAMConfig(
-            backbone=backbone.id,
-            input_size=backbone.input_size,
-            level_widths=backbone.level_widths,
-            width=self.options.width,
-            variant=self.options.variant,
-            squeeze_excitation=self.options.squeeze_excitation,
-            labels=len(self.labels),
-            shared_prim=not self.options.train_prim,
-        )
 
     def _config(self) -> dict[str, Any]:
         return {

@@ -22,6 +22,7 @@ from .events import Event, Progress
 from .loading import Encoder
 from .options import TrainOptions
 from .stream import FeatureStream, to_features
+from .styles import stylise
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class TrainingSet:
         self._check(found)
 
     def _views(self, slices: Slices, labels: np.ndarray, index: int) -> list[View]:
-        """The slice as it is and ``options.views - 1`` other looks of it, a function of the seed and the slice."""
+        """The slice as it is, ``views - 1`` other poses and ``styles`` other styles: functions of seed and slice."""
         truth = slices.truth(labels, index)
         views = [View(index, 0, truth)]
         if self.options.views > 1:
@@ -152,6 +153,9 @@ class TrainingSet:
             for number in range(1, self.options.views):
                 image, moved = augment.view(picture, truth, (self.options.seed, index, number))
                 views.append(View(index, number, moved, image))
+        for number in range(self.options.styles):
+            styled = stylise(slices.image(index), (self.options.seed, index, number))
+            views.append(View(index, len(views), truth, styled))
         return views
 
     def _chosen(self, case: Case, slices: Slices, labels: np.ndarray) -> list[int]:
@@ -185,7 +189,7 @@ class TrainingSet:
         share = self.options.empty_fraction
         wanted = min(len(empty), round(len(full) * share / (1 - share)))
         order = rng.permutation(full + rng.permutation(empty)[:wanted].tolist()).tolist()
-        views = rng.integers(0, self.options.views, len(order)).tolist()
+        views = rng.integers(0, self.options.views + self.options.styles, len(order)).tolist()
         visits = list(zip(order, views, strict=True))
         size = self.options.batch_size
         return [visits[i : i + size] for i in range(0, len(visits), size)]

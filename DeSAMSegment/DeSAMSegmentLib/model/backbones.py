@@ -14,6 +14,7 @@ from .tiny_vit import TAP_WIDTHS, TinyViT
 from .types import Features
 
 PREFIX = "image_encoder."
+PICTURE = "pixels"
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,25 @@ BACKBONES: dict[str, BackboneSpec] = {
         _vit_spec("vit_l", "SAM ViT-L", _SAM_PIXELS),
         _vit_spec("vit_h", "SAM ViT-H (the paper)", _SAM_PIXELS),
         _vit_spec("medsam", "MedSAM (ViT-B, medical images)", _UNIT_PIXELS),
+        # no encoder at all, for the U-Net that the benchmarks compare with
+        BackboneSpec(PICTURE, "The picture itself", 256, *_UNIT_PIXELS, (1, 1, 1), ("picture",)),
     )
 }
+
+
+class Picture(nn.Module):
+    """The encoder that is none: the levels are the picture."""
+
+    def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """(B, 3, 256, 256) -> three levels and a neck (B, 1, 256, 256), all the same."""
+        grey = x[:, :1]
+        return [grey, grey, grey], grey
 
 
 class Backbone(nn.Module):
     """A frozen encoder with its preprocessing: grey slices in, Features out. Built by ``build_backbone``."""
 
-    def __init__(self, spec: BackboneSpec, encoder: ImageEncoder | TinyViT) -> None:
+    def __init__(self, spec: BackboneSpec, encoder: ImageEncoder | TinyViT | Picture) -> None:
         super().__init__()
         self.spec = spec
         self.encoder = encoder
@@ -123,6 +135,8 @@ def build_backbone(
     if id not in BACKBONES:
         raise ValueError(f"the backbone must be one of {', '.join(BACKBONES)}, not {id!r}")
     spec = BACKBONES[id]
+    if id == PICTURE:
+        return Backbone(spec, Picture())
     if taps is not None:
         widths = tuple(TAP_WIDTHS.get(str(tap), spec.level_widths[0]) for tap in taps)
         spec = replace(spec, taps=tuple(taps), level_widths=widths)  # type: ignore[arg-type]

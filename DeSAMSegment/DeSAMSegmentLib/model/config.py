@@ -11,6 +11,7 @@ MASK_SIZE = 256  # rows and columns of the logits
 
 WIDTHS: dict[str, tuple[int, int, int]] = {"paper": (256, 128, 64), "lite": (64, 32, 16)}
 VARIANTS = ("full", "pdmm_only", "no_iou_head", "no_fusion")
+RIVALS = ("coupled", "unet")  # what the benchmarks compare with: SAM's own decoder, a U-Net on the picture
 SQUEEZE_EXCITATIONS = ("inert", "effective")
 
 
@@ -23,7 +24,8 @@ class DeSAMConfig:
     level_widths: channels of the three levels, shallow to deep.
     width: PDMM's channels at 64, 128 and 256 pixels: "paper" 256/128/64, "lite" 64/32/16.
     variant: Table 1 of the paper. "pdmm_only": no PRIM, no prompt; "no_iou_head": every IoU reads 1;
-      "no_fusion": the mask ignores the prompt, the IoU only gates; "full".
+      "no_fusion": the mask ignores the prompt, the IoU only gates; "full". Rivals: "coupled" is SAM's own mask decoder,
+      in which the prompt shapes the mask; "unet" knows no prompt and, on the backbone "pixels", no encoder.
     squeeze_excitation: "inert" is the published constant 0.5, "effective" attends.
     labels: number of structures, one PDMM each.
     shared_prim: the labels share one (frozen) PRIM transformer, each with its own IoU head.
@@ -42,7 +44,7 @@ class DeSAMConfig:
         object.__setattr__(self, "level_widths", tuple(int(width) for width in self.level_widths))
         choices = {
             "width": tuple(WIDTHS),
-            "variant": VARIANTS,
+            "variant": VARIANTS + RIVALS,
             "squeeze_excitation": SQUEEZE_EXCITATIONS,
         }
         for name, allowed in choices.items():
@@ -60,15 +62,20 @@ class DeSAMConfig:
 
     @property
     def has_prim(self) -> bool:
-        return self.variant != "pdmm_only"
+        return self.variant not in ("pdmm_only", "unet")
 
     @property
     def has_iou_head(self) -> bool:
-        return self.variant in ("full", "no_fusion")
+        return self.variant in ("full", "no_fusion", "coupled")
 
     @property
     def fuses(self) -> bool:
         """Whether the mask depends on the prompt."""
+        return self.variant in ("full", "no_iou_head", "coupled")
+
+    @property
+    def reads_embedding(self) -> bool:
+        """Whether PDMM is given the mask embedding."""
         return self.variant in ("full", "no_iou_head")
 
     def to_dict(self) -> dict[str, Any]:

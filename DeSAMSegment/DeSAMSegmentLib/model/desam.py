@@ -13,7 +13,9 @@ from .prim import Prim
 from .prim_slice import PrimSlice
 from .prompt_encoder import PromptEncoder, full_precision
 from .reference import config_of_reference, tensors_from_reference, tensors_from_sam
+from .rivals import CoupledMask, PictureUnet
 from .slice_decoder import SliceDecoder
+from .token_memory import TokenMemory, fingerprint
 from .types import Decoded, Features, Prompts
 
 
@@ -38,7 +40,7 @@ class DeSAM(nn.Module):
             self.prim = nn.ModuleList(
                 Prim(config.labels if shared else 1) for _ in range(1 if shared else config.labels)
             )
-        self.pdmm = nn.ModuleList(Pdmm(config) for _ in range(config.labels))
+        self.pdmm = nn.ModuleList(_mask_module(config) for _ in range(config.labels))
 
     @classmethod
     def from_sam(cls, config: DeSAMConfig, sam_tensors: Mapping[str, Tensor]) -> DeSAM:
@@ -74,16 +76,32 @@ class DeSAM(nn.Module):
     def _prims(self) -> list[Prim]:
         return [prim for prim in self.prim if isinstance(prim, Prim)]
 
-    def pdmm_of(self, label: int) -> Pdmm:
+    def pdmm_of(self, label: int) -> Pdmm | PictureUnet:
         pdmm = self.pdmm[label]
-        assert isinstance(pdmm, Pdmm)
+        assert isinstance(pdmm, Pdmm | PictureUnet)
         return pdmm
+
+    def coupled_of(self, label: int) -> CoupledMask:
+        """SAM's mask module in the place of PDMM (variant "coupled")."""
+        coupled = self.pdmm[label]
+        assert isinstance(coupled, CoupledMask)
+        return coupled
 
     # ---- inference ----
 
-    def begin(self, features: Features) -> SliceDecoder:
-        """A decoder of one slice (B = 1) that scores prompts first and makes only the masks asked for."""
-        return SliceDecoder(self, features)
+    def begin(self, features: Features, memory: tuple[TokenMemory, str] | None = None) -> SliceDecoder:
+        """A decoder of one slice (B = 1) that scores prompts first and makes only the masks asked for.
+
+        memory: where PRIM's answers on earlier slices are kept, and this slice's name there (``memory_name``).
+        """
+        return SliceDecoder(self, features, memory)
+
+    def memory_name(self) -> str | None:
+        """What the names of this model's slices in a TokenMemory begin with; None while PRIM is not frozen."""
+        if not (self.config.has_iou_head and self.config.shared_prim):
+            return None
+        prim = self._prims()[0]
+        return fingerprint(self.prompt_encoder, prim.transformer, prim.iou_token, prim.mask_tokens)
 
     def decode(self, features: Features, prompts: Prompts, label: int = 0) -> Decoded:
         """Every prompt's IoU and mask, exact, on one slice (B = 1)."""
@@ -102,6 +120,8 @@ class DeSAM(nn.Module):
           every IoU reads 1.
         Returns iou (B, Q) and logits (B, Q, 256, 256).
         """
+        if self.config.variant == "coupled":
+            return self._train_coupled(features, points, label)
         prompts = 1 if points is None else points.shape[1]
         iou = features.neck.new_ones(features.batch, prompts, dtype=torch.float32)
         if self.config.has_prim and embedding is None:
@@ -115,6 +135,13 @@ class DeSAM(nn.Module):
             return iou, pdmm.fuse(context, embedding)
         return iou, pdmm.fuse(context, None).expand(-1, prompts, -1, -1)
 
+    def _train_coupled(self, features: Features, points: Tensor | None, label: int) -> tuple[Tensor, Tensor]:
+        prim, head = self.prim_of(label)
+        image = features.neck.float() + self.prompt_encoder.no_mask()
+        sparse = self._sparse(points, features.batch)
+        tokens, embedding = prim.read_image(image, sparse, self.prompt_encoder.image_pe())
+        return prim.iou_head(tokens[:, :, 0], head), self.coupled_of(label)(tokens[:, :, 1], embedding)
+
     @torch.no_grad()
     def embed_box(self, features: Features, label: int = 0) -> Tensor | None:
         """The whole-image prompt's mask embedding (B, 1, 256, 64, 64): constant while PRIM is frozen."""
@@ -127,14 +154,17 @@ class DeSAM(nn.Module):
         prim, _ = self.prim_of(label)
         frozen = not any(parameter.requires_grad for parameter in prim.transformer.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            if points is None:
-                sparse = self.prompt_encoder(Prompts.box()).expand(features.batch, 1, -1, -1)
-            else:
-                sparse = self.prompt_encoder.embed_points(points)
+            sparse = self._sparse(points, features.batch)
             image = features.neck.float() + self.prompt_encoder.no_mask()
             if frozen:
                 return self._read_frozen(prim, image, sparse)
             return prim(image, sparse, self.prompt_encoder.image_pe())
+
+    def _sparse(self, points: Tensor | None, slices: int) -> Tensor:
+        """Prompt tokens (B, Q, 2, 256) of points (B, Q, 2), or of the whole image for each of B slices."""
+        if points is None:
+            return self.prompt_encoder(Prompts.box()).expand(slices, 1, -1, -1)
+        return self.prompt_encoder.embed_points(points)
 
     def _read_frozen(self, prim: Prim, image: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
         """The same without gradients, slice by slice in the cheap form where there are prompts to share it."""
@@ -179,3 +209,9 @@ class DeSAM(nn.Module):
         if found:
             raise ValueError("these tensors do not fit the model; " + "; ".join(found))
         self.load_state_dict(dict(tensors))
+
+
+def _mask_module(config: DeSAMConfig) -> nn.Module:
+    """What makes the masks of one label."""
+    rivals: dict[str, type[nn.Module]] = {"coupled": CoupledMask, "unet": PictureUnet}
+    return rivals[config.variant]() if config.variant in rivals else Pdmm(config)

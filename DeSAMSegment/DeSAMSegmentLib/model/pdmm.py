@@ -58,7 +58,7 @@ class Context:
 
     fusion: SkipTerms | None
     bottleneck: Tensor | None
-    up: tuple[SkipTerms, SkipTerms]
+    up: tuple[SkipTerms, ...]
 
 
 class Pdmm(nn.Module):

@@ -39,12 +39,17 @@ class Prim(nn.Module):
         image_pe: (1, 256, 64, 64).
         Returns the IoU token (B, P, 256) and the mask embedding (B, P, 256, 64, 64).
         """
+        read, embedding = self.read_image(image, sparse, image_pe)
+        return read[:, :, 0], embedding
+
+    def read_image(self, image: Tensor, sparse: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, with every token (B, P, 5 + T, 256) after the transformer: the IoU's, the masks', the prompt's."""
         slices, prompts = sparse.shape[:2]
         tokens = self.tokens(sparse).flatten(0, 1)
         repeated = image.repeat_interleave(prompts, dim=0) if prompts > 1 else image
         read, seen = self.transformer(repeated, image_pe.expand_as(repeated), tokens)
         embedding = seen.transpose(1, 2).reshape(slices, prompts, *image.shape[1:])
-        return read[:, 0].unflatten(0, (slices, prompts)), embedding
+        return read.unflatten(0, (slices, prompts)), embedding
 
     def iou_head(self, token: Tensor, head: int = 0) -> Tensor:
         """Predicted IoU (...) from the IoU token (..., 256). No sigmoid: it may leave 0..1."""

@@ -14,6 +14,7 @@ from .config import MASK_SIZE
 from .pdmm import Context
 from .prim_slice import PrimSlice
 from .prompt_encoder import full_precision
+from .token_memory import TokenMemory, name_of
 from .types import Decoded, Features, Prompts
 
 if TYPE_CHECKING:
@@ -41,12 +42,14 @@ class SliceDecoder:
     Arguments:
       model: the decoder; its parameters must not change while this lives.
       features: of one slice, B = 1.
+      memory: PRIM's answers on slices seen before, and this slice's name among them.
     """
 
-    def __init__(self, model: DeSAM, features: Features) -> None:
+    def __init__(self, model: DeSAM, features: Features, memory: tuple[TokenMemory, str] | None = None) -> None:
         if features.batch != 1:
             raise ValueError(f"a SliceDecoder takes one slice, not {features.batch}")
         self.model = model
+        self.memory = memory
         self.device = model.device
         self.features = features.to(self.device)
         self._contexts: dict[int, Context] = {}
@@ -72,6 +75,8 @@ class SliceDecoder:
         if not self.model.config.fuses:
             return self._prompt_free(label).expand(len(chosen), 1, -1, -1)
         scored = self._scored[label]
+        if self.model.config.variant == "coupled":
+            return torch.cat([self._coupled(scored[[index]], label) for index in chosen])
         out = torch.empty(len(chosen), 1, MASK_SIZE, MASK_SIZE, device=self.device)
         for chunk in self._chunks(len(chosen), PDMM_BATCH):
             if len(scored) == 1:
@@ -87,7 +92,7 @@ class SliceDecoder:
     def decode(self, prompts: Prompts, label: int = 0) -> Decoded:
         """IoU and mask of every prompt, reading each once."""
         config = self.model.config
-        if len(prompts) == 1 or not (config.has_iou_head and config.fuses):
+        if len(prompts) == 1 or not (config.has_iou_head and config.fuses) or config.variant == "coupled":
             iou = self.score(prompts, label)
             return Decoded(iou, self.masks(range(len(prompts)), label))
         self._scored[label] = prompts
@@ -109,11 +114,21 @@ class SliceDecoder:
             if len(prompts) == 1:
                 known = Read(prompts, *self._read_one(prompts, label))
             else:
-                chunks = self._chunks(len(prompts), PRIM_BATCH)
-                token = torch.cat([self._read(prompts[chunk], label, embed=False)[0] for chunk in chunks])
-                known = Read(prompts, token)
+                known = Read(prompts, self._tokens_of(prompts, label))
             self._reads[key] = known
         return known
+
+    def _tokens_of(self, prompts: Prompts, label: int) -> Tensor:
+        """IoU tokens (P, 256) of many prompts, remembered where there is a memory."""
+        name = name_of(self.memory[1], prompts) if self.memory and prompts.xy is not None else ""
+        kept = self.memory[0].get(name) if self.memory and name else None
+        if kept is not None:
+            return kept.to(self.device)
+        chunks = self._chunks(len(prompts), PRIM_BATCH)
+        token = torch.cat([self._read(prompts[chunk], label, embed=False)[0] for chunk in chunks])
+        if self.memory and name:
+            self.memory[0].put(name, token)
+        return token
 
     def _read(self, prompts: Prompts, label: int, embed: bool) -> tuple[Tensor, Tensor]:
         """PRIM's IoU tokens (P, 256) and, with embed, mask embeddings (P, 256, 64, 64)."""
@@ -133,6 +148,14 @@ class SliceDecoder:
         with full_precision(self.device):
             token, embedding = prim(self._image(), encoder(prompts)[None], encoder.image_pe())
         return token[0], embedding[0]
+
+    def _coupled(self, prompt: Prompts, label: int) -> Tensor:
+        """SAM's own mask (1, 1, 256, 256) of one prompt."""
+        encoder = self.model.prompt_encoder
+        prim, _ = self.model.prim_of(label)
+        with full_precision(self.device):
+            tokens, embedding = prim.read_image(self._image(), encoder(prompt)[None], encoder.image_pe())
+            return self.model.coupled_of(label)(tokens[:, :, 1], embedding)
 
     def _prim_key(self, label: int) -> int:
         return 0 if self.model.config.shared_prim else label

@@ -1,0 +1,132 @@
+"""``desam benchmark``: the paper's experiments on a data set of one's own, with baselines in the same run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..engine.benchmark.methods import METHODS, POINTS_CURVE, TABLES
+from ..engine.options import SegmentOptions, TrainOptions
+from ..errors import BadInput
+from . import options as shared
+from .cases import choose_cases, choose_labels
+from .view import make_view
+
+PROTOCOLS = ("cross-domain", "simulated")
+
+
+@shared.takes(TrainOptions)
+def command(
+    dataset: Annotated[Path, typer.Argument(help="nnU-Net raw folder with labels; domains.csv names the sites.")],
+    output: Annotated[Path, typer.Argument(help="Folder of the report and of every run; an earlier one goes on.")],
+    chosen: dict[str, Any],
+    protocol: Annotated[
+        str,
+        typer.Option(help="cross-domain: train on each domain in turn; simulated: one real site, simulated others."),
+    ] = "cross-domain",
+    table: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{', '.join(TABLES)}; repeatable. Default: main, unless methods are named."),
+    ] = None,
+    methods: Annotated[str, typer.Option(help=f"Methods, separated by commas: {', '.join(METHODS)}.")] = "",
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
+    points: Annotated[
+        str, typer.Option(help="Grid points per side to test; the first is the tables', 'curve' adds Fig. 3's.")
+    ] = "9",
+    source: Annotated[list[str] | None, typer.Option(help="Train on this domain only; repeatable.")] = None,
+    test_cases: Annotated[
+        str, typer.Option(help="Protocol simulated: regular expression for the names of the cases to test on.")
+    ] = "",
+    strengths: Annotated[
+        str, typer.Option(help="Protocol simulated: strengths of the mixed shift, separated by commas.")
+    ] = "0.5,1,1.5",
+    effects: Annotated[
+        str, typer.Option(help="Protocol simulated: bias, contrast, noise, resolution, mixed; default: all of them.")
+    ] = "",
+    keep: shared.Keep = "",
+    exclude: shared.Exclude = "",
+    device: shared.Device = "auto",
+    no_cache: shared.NoCache = False,
+    json: shared.Json = False,
+) -> int:
+    """Train on one site, test on the others: DeSAM, its ablations and baselines on the same features and split.
+
+    Besides new-site and paper, --profile takes prostate and abdomen: the published preparation (docs/benchmark.md).
+    """
+    from ..data.cases import read_dataset
+    from ..data.features import FeatureCache
+    from ..data.simulate import EFFECTS
+    from ..engine.benchmark.benchmark import BenchmarkOptions, benchmark
+    from ..engine.benchmark.methods import chosen_methods
+    from ..engine.benchmark.plan import cross_domain, simulated
+
+    names = chosen.pop("labels", None)
+    train, segment = _recipe(chosen)
+    data = read_dataset(dataset)
+    values = choose_labels(names, data.labels) or tuple(data.labels)
+    data = replace(data, cases=choose_cases(data.cases, keep, exclude, None))
+    if protocol not in PROTOCOLS:
+        raise BadInput(f"--protocol is {' or '.join(PROTOCOLS)}, not {protocol!r}.")
+    splits = (
+        simulated(data, test_cases, numbers(strengths, "--strengths", float), words(effects) or EFFECTS)
+        if protocol == "simulated"
+        else cross_domain(data, source or ())
+    )
+    named = words(methods)
+    tables = table or ([] if named else ["main"])
+    options = BenchmarkOptions(
+        methods=chosen_methods(tables, named),
+        splits=splits,
+        seeds=numbers(seeds, "--seeds", int),
+        points=grids(points),
+        train=train,
+        segment=segment,
+        device=device,
+        title=f"{data.name}: {protocol}",
+    )
+    labels = {value: data.labels[value] for value in values}
+    with make_view(json) as view:
+        for event in benchmark(labels, output, options, None if no_cache else FeatureCache()):
+            view.show(event)
+    return 0
+
+
+def _recipe(chosen: dict[str, Any]) -> tuple[TrainOptions, SegmentOptions]:
+    """Training and testing options of a profile, with what was given on the command line over them."""
+    from ..engine.benchmark.plan import STUDIES, study_options
+
+    if chosen.get("profile") in STUDIES:
+        study = chosen.pop("profile")
+        train, segment = study_options(study, chosen)
+        valid, reason = train.is_valid()
+        if not valid:
+            raise BadInput(reason)
+        return train, segment
+    return shared.build(TrainOptions, chosen), SegmentOptions()
+
+
+def words(text: str) -> list[str]:
+    """Words separated by commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def grids(text: str) -> list[int]:
+    """``"9"``, ``"9,16"`` or ``"9,curve"`` as points per side, each once."""
+    parts = [part.strip() for part in text.split(",")]
+    plain = numbers(",".join(part for part in parts if part != "curve") or "9", "--points", int)
+    return list(dict.fromkeys([*plain, *(POINTS_CURVE if "curve" in parts else ())]))
+
+
+def numbers(text: str, option: str, kind: type) -> list[Any]:
+    """Numbers separated by commas.
+
+    Raises:
+      BadInput: naming the option.
+    """
+    try:
+        return [kind(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise BadInput(f"{option} takes numbers separated by commas, not {text!r}.") from None

@@ -1,0 +1,131 @@
+"""What is compared: DeSAM on points and on the box, its ablations, and the baselines without which a Dice says nothing.
+
+A method is a name for changes of ``TrainOptions``; all of them are trained by ``engine.train`` on the same cases, the
+same split and the same cached features, and tested by ``engine.segment``. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ...errors import BadInput
+from ..options import TrainOptions
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of a table.
+
+    Attributes:
+      changes: of the common TrainOptions.
+      new_site: further changes under the profile "new-site", whose rate suits a frozen PRIM and not a whole decoder.
+      effort: epochs relative to the others'; a small network from scratch needs more, and its epochs cost less.
+      trained: False for SAM as it comes.
+      rival: the method it is compared with case by case.
+    """
+
+    id: str
+    title: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    new_site: dict[str, Any] = field(default_factory=dict)
+    effort: int = 1
+    trained: bool = True
+    rival: str = ""
+
+    def options(self, common: TrainOptions, seed: int) -> TrainOptions:
+        """The options of one run."""
+        recipe = self.new_site if common.profile == "new-site" else {}
+        own = {"seed": seed, "name": self.id, "epochs": common.epochs * self.effort}
+        return replace(common, **{**self.changes, **recipe, **own})
+
+
+STYLES = 3  # stylised feature sets per slice where a method has them
+# MedSAM's way: the whole decoder learns, from SAM's weights, at a rate that does not destroy them
+COUPLED = {"train_prim": True, "learning_rate": 3e-4}
+
+_POINTS: dict[str, Any] = {"mode": "grid"}
+_BOX: dict[str, Any] = {"mode": "box"}
+_UNET: dict[str, Any] = {"mode": "box", "variant": "unet", "backbone": "pixels"}
+
+METHODS: dict[str, Method] = {
+    method.id: method
+    for method in (
+        Method("desam-p", "DeSAM-P, grid of points", _POINTS, rival="coupled-p"),
+        Method("desam-b", "DeSAM-B, whole box", _BOX, rival="coupled-b"),
+        Method("coupled-p", "coupled SAM decoder, points", {**_POINTS, "variant": "coupled"}, COUPLED),
+        Method("coupled-b", "coupled SAM decoder, box", {**_BOX, "variant": "coupled"}, COUPLED),
+        Method("sam-p", "SAM untouched, points", {**_POINTS, "variant": "coupled"}, trained=False),
+        Method("sam-b", "SAM untouched, box", {**_BOX, "variant": "coupled"}, trained=False),
+        Method("unet", "U-Net from scratch", _UNET, effort=4),
+        Method("desam-p-style", "DeSAM-P + styles", {**_POINTS, "styles": STYLES}, rival="desam-p"),
+        Method("desam-b-style", "DeSAM-B + styles", {**_BOX, "styles": STYLES}, rival="desam-b"),
+        Method("coupled-b-style", "coupled, box + styles", {**_BOX, "variant": "coupled", "styles": STYLES}, COUPLED),
+        Method("unet-style", "U-Net + styles", {**_UNET, "styles": STYLES}, effort=4, rival="unet"),
+        Method("pdmm-only", "PDMM alone", {**_BOX, "variant": "pdmm_only"}, rival="desam-p"),
+        Method("no-iou-head", "no IoU head (mean of points)", {**_POINTS, "variant": "no_iou_head"}, rival="desam-p"),
+        Method("no-fusion", "no mask-embedding fusion", {**_POINTS, "variant": "no_fusion"}, rival="desam-p"),
+        Method("desam-p-inert", "DeSAM-P, inert SE", {**_POINTS, "squeeze_excitation": "inert"}, rival="desam-p"),
+        Method("desam-b-inert", "DeSAM-B, inert SE", {**_BOX, "squeeze_excitation": "inert"}, rival="desam-b"),
+        Method("desam-b-wide", "DeSAM-B, paper width", {**_BOX, "width": "paper"}, rival="desam-b"),
+        Method(
+            "desam-p-prim",
+            "DeSAM-P, PRIM trained",
+            {**_POINTS, "train_prim": True},
+            {"learning_rate": 3e-4},
+            rival="desam-p",
+        ),
+        Method(
+            "desam-b-prim",
+            "DeSAM-B, PRIM trained",
+            {**_BOX, "train_prim": True},
+            {"learning_rate": 3e-4},
+            rival="desam-b",
+        ),
+    )
+}
+
+TABLES: dict[str, tuple[str, ...]] = {
+    "main": ("desam-p", "desam-b", "coupled-p", "coupled-b", "sam-p", "sam-b", "unet"),
+    "ablation": ("pdmm-only", "no-iou-head", "no-fusion", "desam-p"),
+    "style": (
+        "desam-p",
+        "desam-p-style",
+        "desam-b",
+        "desam-b-style",
+        "coupled-b",
+        "coupled-b-style",
+        "unet",
+        "unet-style",
+    ),
+    "squeeze": ("desam-p", "desam-p-inert", "desam-b", "desam-b-inert"),
+    "recipe": ("desam-p", "desam-p-prim", "desam-b", "desam-b-prim", "desam-b-wide"),
+    "quick": ("desam-b", "coupled-b", "sam-b", "unet"),
+}
+TABLE_TITLES = {
+    "main": "DeSAM and its baselines",
+    "ablation": "Ablation, in the order of Table 1 of the paper",
+    "style": "Style augmentation",
+    "squeeze": "Squeeze-and-excitation, effective and inert",
+    "recipe": "What learns, and how wide",
+    "quick": "The quick table",
+}
+POINTS_CURVE = (5, 7, 9, 12, 16)  # per side; Fig. 3 of the paper
+
+
+def chosen_methods(tables: Sequence[str], names: Sequence[str]) -> list[Method]:
+    """The methods of some tables and some by name, each once, in the order of the registry.
+
+    Raises:
+      BadInput: for a table or a method that does not exist.
+    """
+    wanted: list[str] = list(names)
+    for table in tables:
+        if table not in TABLES:
+            raise BadInput(f"There is no table {table!r}.", f"There are {', '.join(TABLES)}.")
+        wanted += TABLES[table]
+    unknown = [name for name in wanted if name not in METHODS]
+    if unknown:
+        raise BadInput(f"There is no method {unknown[0]!r}.", f"There are {', '.join(METHODS)}.")
+    return [method for id, method in METHODS.items() if id in wanted]

@@ -1,0 +1,86 @@
+"""PRIM is asked once about a grid on a slice, and never answers for another slice, grid or PRIM."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from DeSAMSegmentLib.engine.events import Finished
+from DeSAMSegmentLib.engine.loading import DeSAM as ModelFile
+from DeSAMSegmentLib.engine.options import SegmentOptions
+from DeSAMSegmentLib.engine.segment import segment
+from DeSAMSegmentLib.model.prim_slice import PrimSlice
+from DeSAMSegmentLib.model.token_memory import TokenMemory
+from DeSAMSegmentLib.model.types import Prompts
+from small_model import small, small_features
+from standin import ball_volume, stand_in_encoder
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many prompts PRIM read, call by call."""
+    calls: list[int] = []
+    see = PrimSlice.see
+    monkeypatch.setattr(PrimSlice, "see", lambda prepared, tokens: calls.append(len(tokens)) or see(prepared, tokens))
+    return calls
+
+
+def test_a_remembered_answer_is_the_same_answer_and_costs_nothing(asked: list[int]) -> None:
+    model, features, memory = small(shared_prim=True), small_features(), TokenMemory()
+    grid = Prompts.grid(4, 256)
+    first = model.begin(features, (memory, "slice")).score(grid)
+    assert sum(asked) == 16
+    assert torch.equal(model.begin(features, (memory, "slice")).score(grid), first)
+    assert sum(asked) == 16
+
+
+@pytest.mark.parametrize(("name", "side"), [("other slice", 4), ("slice", 5)])
+def test_another_slice_or_grid_is_asked_anew(asked: list[int], name: str, side: int) -> None:
+    model, features, memory = small(shared_prim=True), small_features(), TokenMemory()
+    model.begin(features, (memory, "slice")).score(Prompts.grid(4, 256))
+    model.begin(features, (memory, name)).score(Prompts.grid(side, 256))
+    assert sum(asked) == 16 + side**2
+
+
+def test_the_name_follows_prim_and_not_what_learns() -> None:
+    model = small(shared_prim=True)
+    before = model.memory_name()
+    with torch.no_grad():
+        model.pdmm_of(0).head.weight.add_(1)
+        next(iter(model.prim_of(0)[0].iou_heads.parameters())).add_(1)
+    assert model.memory_name() == before
+    with torch.no_grad():
+        next(iter(model.prim_of(0)[0].transformer.parameters())).add_(1)
+    assert model.memory_name() != before
+    assert small(shared_prim=False).memory_name() is None
+
+
+def test_the_oldest_goes_when_the_memory_is_full() -> None:
+    memory = TokenMemory(limit_bytes=3 * 4 * 256)
+    for name in "abc":
+        memory.put(name, torch.zeros(1, 256))
+    assert memory.get("a") is not None  # used again: now "b" is the oldest
+    memory.put("d", torch.zeros(1, 256))
+    assert [name for name in "abcd" if memory.get(name) is not None] == ["a", "c", "d"]
+    memory.put("too large", torch.zeros(9, 256))
+    assert memory.get("too large") is None
+
+
+def test_a_second_run_with_another_threshold_reads_no_prompt_again(asked: list[int], untrained_model, tmp_path) -> None:
+    model = ModelFile.load(untrained_model)
+    shared = small(level_widths=(160, 160, 320), shared_prim=True)
+    again = ModelFile(shared.config)
+    again.load_tensors(shared.tensors())
+    again.card = model.card
+    encoder, (volume, _) = stand_in_encoder(), ball_volume()
+
+    def run(threshold: float):
+        options = SegmentOptions(mode="grid", points=3, iou_threshold=threshold)
+        *_, finished = segment(volume, again, options, encoder=encoder)
+        assert isinstance(finished, Finished)
+        return finished.result.labels
+
+    run(1.0)  # nothing passes: only scores were asked for
+    first = sum(asked)
+    assert first == 9 * len(volume.array)
+    run(1.0)
+    assert sum(asked) == first
