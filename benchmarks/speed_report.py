@@ -10,7 +10,7 @@ GROUPS = ("encoder", "grid", "box", "training step", "features on disk")
 NOTES = """
 CPU seconds of one side's process, medians of alternating runs; "~": the baseline ran one of its nine equal batches,
 times nine. Baseline: `benchmarks/naive.py`, the published decode on the same tensors: features copied per prompt,
-context computed per prompt, every mask decoded. Our side's process calls `model.allocator.tune_allocator()`; the
+context computed per prompt, every mask decoded. Our side's process calls `engine.allocator.tune_allocator()`; the
 baseline's has the C library as it comes, like the published code (decoding hardly gains from it: without it on either
 side a run by hand gave 71 for the grid and 126 for the box of ViT-B features).
 "Grid" is the mask of the best-scored point, which is what the published evaluation reads; the masks of both sides are

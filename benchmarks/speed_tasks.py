@@ -287,7 +287,7 @@ def serve(connection: Any, side: str, threads: int) -> None:
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
     if side == "ours":
-        from DeSAMSegmentLib.model.allocator import tune_allocator
+        from DeSAMSegmentLib.engine.allocator import tune_allocator
 
         tune_allocator()
     while (order := connection.recv()) is not None:

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from ..engine.allocator import tune_allocator
 from ..errors import DeSAMError
 from . import benchmark, evaluate, info, models, segment, train, weights
 
@@ -50,6 +51,7 @@ def _version(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and turns its ending into an exit code; a user's mistake is one line on stderr."""
+    tune_allocator()
     warnings.filterwarnings("ignore")  # those of torch and MONAI speak to programmers
     try:
         given = None if arguments is None else list(arguments)

@@ -10,6 +10,7 @@ import torch
 
 from ..model.types import Features
 from . import device as devices
+from . import planner
 from .loading import DeSAM, half_type
 from .losses import LossParts, Objective
 from .options import TrainOptions
@@ -48,10 +49,18 @@ class Learner:
         self.optimizer = torch.optim.Adam(self.parameters, lr=options.learning_rate)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp and half_type(device) is torch.float16)
         self.objective = Objective(options.iou_weight, options.profile != "paper", options.reference_losses)
-        self.part_size = options.batch_size  # slices on the device at once
+        self.part_size = self._planned_part()  # slices on the device at once
         # the whole box's mask embedding never changes while PRIM is frozen
         self.embeds_once = options.mode == "box" and model.config.reads_embedding and not options.train_prim
         self.embeddings: dict[str, torch.Tensor] = {}
+
+    def _planned_part(self) -> int:
+        config, batch = self.model.config, self.options.batch_size
+        part = planner.training_part(config, self.options.train_prim, self.amp, batch, self.device)
+        if part < batch:
+            need = batch * planner.training_bytes(config, self.options.train_prim, self.amp) / devices.GIB
+            self.log(f"A batch needs about {need:.1f} GB, which is not free: {part} of {batch} slices at once.")
+        return part
 
     def step(self, batch: Batch, rate: float, rng: np.random.Generator) -> np.ndarray:
         """Learns from one batch; (4,) total, Dice, cross-entropy and IoU loss, means over slices and labels.

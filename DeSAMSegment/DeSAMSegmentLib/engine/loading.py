@@ -20,6 +20,7 @@ from ..store.card import ModelCard
 from ..store.library import Library
 from ..store.terminology import default_label
 from . import device as devices
+from . import planner
 
 REFERENCE_BACKBONES = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 
@@ -127,7 +128,7 @@ class Encoder:
         self.device = device
         self.log = log or (lambda text: None)
         self.tokens = TokenMemory()  # what a frozen PRIM made of grids on slices of this encoder
-        self.batch = suggested_encoder_batch(backbone.spec.input_size, device)
+        self.batch = planner.encoder_batch(backbone.spec.input_size, device)
 
     @property
     def id(self) -> str:
@@ -177,18 +178,6 @@ def half_type(device: torch.device) -> torch.dtype:
     return torch.float16
 
 
-def suggested_encoder_batch(input_size: int, device: torch.device) -> int:
-    """Slices per encoder call: as many as fit in half of the free GPU memory, at most 16; one on the CPU.
-
-    A ViT at 1024 x 1024 keeps about 1.5 GiB of activations per slice in half precision (docs/performance.md).
-    """
-    if device.type != "cuda":
-        return 1
-    per_slice = 1.5 * devices.GIB * (input_size / 1024) ** 2
-    free = devices.free_bytes(device) or 4 * devices.GIB
-    return int(min(16, max(1, free // 2 // per_slice)))
-
-
 def load_backbone(
     backbone: str, device: torch.device | str = "auto", log: Callable[[str], None] | None = None
 ) -> Encoder:
@@ -199,10 +188,15 @@ def load_backbone(
     """
     if isinstance(device, str):
         device = devices.choose(device)
-    tensors, sha256 = ({}, PICTURE) if backbone == PICTURE else weights.load(backbone)
+    tensors, sha256 = ({}, PICTURE) if backbone == PICTURE else weights.load(weights_of(backbone))
     return Encoder(build_backbone(backbone, tensors), sha256, device, log)
+
+
+def weights_of(backbone: str) -> str:
+    """The id of the weight file that a backbone needs; unknown ids are left to ``store.weights`` to refuse."""
+    return BACKBONES[backbone].weights if backbone in BACKBONES else backbone
 
 
 def sam_tensors(backbone: str) -> dict[str, Any]:
     """SAM's own prompt encoder and mask decoder tensors, the start of every training from scratch."""
-    return {} if backbone == PICTURE else weights.load(backbone)[0]
+    return {} if backbone == PICTURE else weights.load(weights_of(backbone))[0]

@@ -16,14 +16,13 @@ from ..errors import BadInput
 from ..model.token_memory import TokenMemory
 from ..store.card import ModelCard
 from . import device as devices
+from . import planner
 from .events import Event, Finished, Log, PointScore, SliceDone, Started
 from .loading import DeSAM, Encoder, load_backbone, load_model
 from .options import SegmentOptions
 from .postprocess import clean_small_regions, largest_component
 from .predict import LabelPrediction, Settings, predict_slice
 from .stream import FeatureStream
-
-MOST_PROMPTS = 64  # prompts at once before the first out-of-memory
 
 
 @dataclass(frozen=True)
@@ -163,13 +162,15 @@ class Segmentation:
         if features.neck.device != next(self.model.parameters()).device:
             self.model.to(features.neck.device)
 
+        planned = planner.prompts_at_once(self.model.config, features.neck.device)
+
         def work(batch: int) -> list[LabelPrediction]:
-            # until memory runs out the model picks the batch that suits its device
-            self.model.prompt_batch = None if batch == MOST_PROMPTS else batch
+            # while memory is plenty the model picks the batch that suits its device
+            self.model.prompt_batch = None if batch == planner.MOST_PROMPTS else batch
             return predict_slice(self.model, features, self.settings, memory)
 
         try:
-            batch = self.model.prompt_batch or MOST_PROMPTS
+            batch = self.model.prompt_batch or planned
             return devices.with_backoff(work, batch, self.log.append, "decoding masks")[0]
         except devices.OutOfMemory:
             if self.encoder.device.type == "cpu":

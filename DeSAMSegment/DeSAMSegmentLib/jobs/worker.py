@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from ..engine.allocator import give_back, tune_allocator
 from ..errors import BadInput, DeSAMError
 from . import protocol
 from .runner import Runner
@@ -59,6 +60,7 @@ class Worker:
         try:
             while (item := self._requests.get()) is not None:
                 self._answer(*item)
+                give_back()
         finally:
             self._lines.put(None)
             writer.join()
@@ -156,6 +158,7 @@ def _private_stdout() -> IO[bytes]:
 def main() -> None:
     """Entry point of ``python -m DeSAMSegmentLib.jobs.worker``."""
     _own_group()
+    tune_allocator()
     Worker(sys.stdin.buffer, _private_stdout()).serve()
 
 

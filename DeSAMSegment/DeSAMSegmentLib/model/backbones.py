@@ -26,13 +26,18 @@ class BackboneSpec:
     taps: where the levels are taken: blocks counted from 1 (ViT), names of ``tiny_vit.TAP_WIDTHS`` (TinyViT).
     """
 
-    id: str
+    id: str  # what follows an "@" tells the same weights with other taps apart
     title: str
     input_size: int
     pixel_mean: tuple[float, float, float]
     pixel_std: tuple[float, float, float]
     level_widths: tuple[int, int, int]
     taps: tuple[int, ...] | tuple[str, ...]
+
+    @property
+    def weights(self) -> str:
+        """The id of its weight file."""
+        return self.id.partition("@")[0]
 
 
 @dataclass(frozen=True)
@@ -61,17 +66,18 @@ def _vit_spec(id: str, title: str, pixels: _Pixels) -> BackboneSpec:
     return BackboneSpec(id, title, 1024, *pixels, (vit.width,) * 3, vit.global_blocks[:3])
 
 
+def _lite_spec(id: str, title: str, *taps: str) -> BackboneSpec:
+    first, second, third = (TAP_WIDTHS[tap] for tap in taps)
+    return BackboneSpec(id, title, 256, *_UNIT_PIXELS, (first, second, third), taps)
+
+
 BACKBONES: dict[str, BackboneSpec] = {
     spec.id: spec
     for spec in (
-        BackboneSpec(
-            "lite_medsam",
-            "LiteMedSAM (TinyViT, medical images)",
-            256,
-            *_UNIT_PIXELS,
-            (160, 160, 320),
-            ("stage1", "stage2_last_block", "stage3"),
-        ),
+        _lite_spec("lite_medsam", "LiteMedSAM (TinyViT, medical images)", "stage1", "stage2_last_block", "stage3"),
+        # the same weights tapped elsewhere, for the benchmarks
+        _lite_spec("lite_medsam@early", "LiteMedSAM, early levels", "stage1", "stage2_last_block", "stage2"),
+        _lite_spec("lite_medsam@late", "LiteMedSAM, late levels", "stage2_last_block", "stage2", "stage3"),
         _vit_spec("vit_b", "SAM ViT-B", _SAM_PIXELS),
         _vit_spec("vit_l", "SAM ViT-L", _SAM_PIXELS),
         _vit_spec("vit_h", "SAM ViT-H (the paper)", _SAM_PIXELS),
