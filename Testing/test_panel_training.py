@@ -55,6 +55,17 @@ def test_two_cases_make_a_model_that_segments_and_all_survives_save_and_load(des
     segmentAndFindEverythingAgain(desk, tmp_path)
 
 
+def test_what_is_set_in_the_panel_is_what_is_trained(desk: Desk) -> None:
+    choose(desk, " ours ", 7)
+    desk.fineTune.ui.stylesSpinBox.setValue(3)
+    options = desk.fineTune.options()
+    assert (options.name, options.epochs, options.mode, options.styles) == ("ours", 7, "box", 3)
+    assert options.is_valid() == (True, "")
+    slicer.mrmlScene.Clear(0)
+    slicer.app.processEvents()
+    assert desk.fineTune.options().styles == 0, "a new scene starts from the defaults"
+
+
 def segmentAndFindEverythingAgain(desk: Desk, folder: Path) -> None:
     """Segments a new volume with the new model, saves the scene, clears it, loads it, and looks."""
     volume = phantom.addVolume("new", 7, shape=SHAPE)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import sys
 import tempfile
@@ -109,9 +110,13 @@ def storage(repeats: int) -> list[dict]:
     return rows
 
 
-def dice_per_codec(model: str, dataset: str, limit: int, slices: int) -> list[dict]:
-    """Mean 3-D Dice with features that went through each codec, over the middle slices (0: all of them)."""
+def dice_per_codec(model: str, dataset: str, match: str, slices: int) -> list[dict]:
+    """Mean 3-D Dice with features that went through each codec, over the middle slices (0: all of them).
+
+    "float32" is what the encoder says, never rounded.
+    """
     from DeSAMSegmentLib.data.cases import load, read_dataset
+    from DeSAMSegmentLib.engine import stream
     from DeSAMSegmentLib.engine.events import Finished
     from DeSAMSegmentLib.engine.loading import load_model
     from DeSAMSegmentLib.engine.options import SegmentOptions
@@ -119,11 +124,14 @@ def dice_per_codec(model: str, dataset: str, limit: int, slices: int) -> list[di
 
     loaded = load_model(model)
     values = [label.value for label in loaded.card.labels]
-    cases = read_dataset(dataset).cases[-limit:]
+    cases = [case for case in read_dataset(dataset).cases if re.search(match, case.name)]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for codec in CODECS:
-            cache, scores = FeatureCache(Path(folder) / codec, codec=codec), []
+        for codec in ("float32", *CODECS):
+            cache = FeatureCache(Path(folder) / codec, codec=codec) if codec in CODECS else None
+            rounded, scores = stream.rounded, []
+            if cache is None:
+                stream.rounded = lambda features: features
             for case in cases:
                 volume, truth = load(case)
                 assert truth is not None
@@ -135,6 +143,7 @@ def dice_per_codec(model: str, dataset: str, limit: int, slices: int) -> list[di
                 for value in values:
                     a, b = drawn == value, truth == value
                     scores.append(2 * np.count_nonzero(a & b) / max(1, np.count_nonzero(a) + np.count_nonzero(b)))
+            stream.rounded = rounded
             rows.append({"codec": codec, "cases": len(cases), "dice": float(np.mean(scores))})
     return rows
 
@@ -150,8 +159,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--model", help="a trained .desam file or a model of the library")
-    parser.add_argument("--dataset", help="an nnU-Net raw folder whose last cases are segmented")
-    parser.add_argument("--cases", type=int, default=5)
+    parser.add_argument("--dataset", help="an nnU-Net raw folder")
+    parser.add_argument("--cases", default="", help="a regular expression for the names of the cases to segment")
     parser.add_argument("--slices", type=int, default=0, help="only so many in the middle of each volume")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     options = parser.parse_args()

@@ -45,6 +45,7 @@ class FineTuneSection(Section):
         ui, binder = self.ui, self.services.binder
         binder.bind("text", ui.nameEdit, "trainName")
         binder.bind("spin", ui.epochsSpinBox, "trainEpochs")
+        binder.bind("spin", ui.stylesSpinBox, "trainStyles")
         binder.bindChoice(ui.trainModeSelector, "trainMode", [(_("Grid of points"), "grid"), (_("Whole box"), "box")])
         profiles = [(_("New site: few volumes, early stop"), "new-site"), (_("Paper: the published recipe"), "paper")]
         binder.bindChoice(ui.profileSelector, "trainProfile", profiles)
@@ -86,9 +87,15 @@ class FineTuneSection(Section):
     def options(self) -> TrainOptions:
         get = self.services.parameters.get
         return trainOptions(
-            self.services.shelf, self.base(), name=get("trainName").strip(), mode=get("trainMode"),
-            profile=get("trainProfile"), epochs=get("trainEpochs"), slice_axis=get("sliceAxis"),
-        )  # fmt: skip
+            self.services.shelf,
+            self.base(),
+            name=get("trainName").strip(),
+            mode=get("trainMode"),
+            profile=get("trainProfile"),
+            epochs=get("trainEpochs"),
+            styles=get("trainStyles"),
+            slice_axis=get("sliceAxis"),
+        )
 
     # ---- Start, Stop, Resume --------------------------------------------------------------------------------------
 
