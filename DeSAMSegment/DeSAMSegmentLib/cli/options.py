@@ -71,7 +71,7 @@ HELP: dict[type, dict[str, str]] = {
         "validation_fraction": "Share of the cases (by patient) that picks the best epoch.",
         "empty_fraction": "Share of organ-free slices in a batch; 0 = labelled slices only.",
         "views": "Looks at each slice: itself and views - 1 turned, scaled, re-exposed ones.",
-        "styles": "Further looks at each slice, in styles of other scanners: convolved, biased, bent, inverted.",
+        "styles": "Further looks at each slice, in styles of other scanners: convolved, biased, bent, smoothed, noisy.",
         "slices": "all: every slice of a case is labelled; labelled: only slices with a label are.",
         "iou_weight": "Weight of the IoU loss.",
         "reference_losses": "Losses of the published code: Dice only, L1 on the IoU.",

@@ -11,8 +11,8 @@ Four effects, each of a kind that real sites differ in, and all of them together
 - ``mixed``: contrast, bias, resolution and noise in this order, each with the given strength times 0.7.
 
 Strength 0 changes nothing. The field's shape and the curve belong to the site (``site_seed``), small deviations and the
-noise to the case, so that a simulated site is consistent in itself. They are made otherwise than the augmentations of
-training (``data/augment.py``, ``engine/styles.py``): no method has seen its test.
+noise to the case, so that a simulated site is consistent in itself. They are other functions than those of the
+augmentations of training (``data/augment.py``, ``engine/styles.py``), though some are of the same kind.
 """
 
 from __future__ import annotations
