@@ -25,7 +25,7 @@ def the_file(cache: FeatureCache):
 
 
 def test_float16_features_come_back_to_the_last_bit(tmp_path):
-    cache, given = FeatureCache(tmp_path), features()
+    cache, given = FeatureCache(tmp_path, codec="float16"), features()
     assert cache.get("a") is None
     assert cache.put("a", given)
     dense = cache.get("a").dense(np.float16)
@@ -49,7 +49,7 @@ def test_int8_features_are_within_half_a_step_of_each_channel(tmp_path):
 
 
 def test_values_beyond_float16_are_kept_exactly_instead_of_becoming_infinite(tmp_path):
-    cache, given = FeatureCache(tmp_path), features()
+    cache, given = FeatureCache(tmp_path, codec="float16"), features()
     given["level2"][0, 0, 0] = 1e6
     cache.put("a", given)
     dense = cache.get("a").dense()
@@ -58,7 +58,7 @@ def test_values_beyond_float16_are_kept_exactly_instead_of_becoming_infinite(tmp
 
 
 def test_dense_copies_nothing_that_is_already_of_the_type(tmp_path):
-    cache = FeatureCache(tmp_path)
+    cache = FeatureCache(tmp_path, codec="float16")
     cache.put("a", features())
     stored = cache.get("a")
     assert np.shares_memory(stored.dense(np.float16)["neck"], stored.arrays["neck"])
@@ -206,7 +206,7 @@ def test_what_a_killed_writer_left_is_swept_away(tmp_path):
 
 
 def _hammer(root, seed: int, seconds: float) -> int:
-    cache, rng, wrong = FeatureCache(root, limit_bytes=60_000), np.random.default_rng(seed), 0
+    cache, rng, wrong = FeatureCache(root, limit_bytes=60_000, codec="float16"), np.random.default_rng(seed), 0
     end = time.time() + seconds
     while time.time() < end:
         number = int(rng.integers(12))
@@ -253,3 +253,14 @@ def test_a_warm_read_is_twenty_times_faster_than_the_published_file(tmp_path):
         return min(times)
 
     assert fastest(published) > 20 * fastest(lambda: cache.get("a"))
+
+
+def test_a_picture_is_not_rounded_to_seven_bits(tmp_path):
+    cache = FeatureCache(tmp_path)
+    assert cache.codec == "int8"
+    picture = np.arange(256, dtype=np.float32).reshape(1, 16, 16) / 255
+    cache.put("a", {"level0": picture, "neck": features()["neck"]})
+    stored = cache.get("a")
+    assert stored.arrays["level0"].dtype == np.float16
+    assert stored.arrays["neck"].dtype == np.int8
+    assert (np.rint(stored.dense()["level0"] * 255) == np.arange(256).reshape(1, 16, 16)).all()

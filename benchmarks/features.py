@@ -131,7 +131,7 @@ def dice_per_codec(model: str, dataset: str, match: str, slices: int) -> list[di
             cache = FeatureCache(Path(folder) / codec, codec=codec) if codec in CODECS else None
             rounded, scores = stream.rounded, []
             if cache is None:
-                stream.rounded = lambda features: features
+                stream.rounded = lambda features, codec="": features
             for case in cases:
                 volume, truth = load(case)
                 assert truth is not None

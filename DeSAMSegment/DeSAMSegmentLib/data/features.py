@@ -30,6 +30,7 @@ START = struct.Struct("<8sII")  # magic, length of the header, CRC-32 of the hea
 ALIGN = 64  # bytes; arrays start on cache lines
 SUFFIX = ".features"
 CODECS = ("float16", "int8")
+DEFAULT_CODEC = "int8"
 ABANDONED = 3600.0  # seconds after which a temporary file has no writer any more
 BLOCK = 8192  # 64-bit words per block of the checksum
 RECOUNT = 64  # files written between two looks at what other processes wrote
@@ -60,16 +61,25 @@ class StoredFeatures:
         return values.astype(dtype, copy=False)
 
 
+def as_stored(arrays: Mapping[str, np.ndarray], codec: str) -> StoredFeatures:
+    """Arrays as they would come back from a cache with this codec, without going through a file."""
+    pairs = {name: _quantise(np.asarray(array), codec) for name, array in arrays.items()}
+    return StoredFeatures(
+        {n: values for n, (values, _) in pairs.items()}, {n: scale for n, (_, scale) in pairs.items()}
+    )
+
+
 class FeatureCache:
     """A folder of features, bounded in size, the least recently used out first.
 
     Arguments:
       root: the folder; default: "cache" under the program's home.
       limit_bytes: more than this is not kept.
-      codec: "float16", or "int8" with a scale per channel: half the size, relative error up to 1 %.
+      codec: "int8" with a scale per channel, relative error up to 1 %, which costs no Dice (benchmarks/README.md);
+        or "float16", twice the size.
     """
 
-    def __init__(self, root: str | Path | None = None, limit_bytes: float = 20e9, codec: str = "float16") -> None:
+    def __init__(self, root: str | Path | None = None, limit_bytes: float = 20e9, codec: str = DEFAULT_CODEC) -> None:
         if codec not in CODECS:
             raise ValueError(f"codec must be one of {CODECS}, not {codec!r}")
         self.root = Path(root) if root is not None else home() / "cache"
@@ -197,9 +207,14 @@ def _encode(key: str, arrays: Mapping[str, np.ndarray], codec: str) -> list[byte
 
 
 def _quantise(array: np.ndarray, codec: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Values as they are stored, and the scale per channel for int8. Not finite, or too large: float32."""
+    """Values as they are stored, and the scale per channel for int8. Not finite, or too large: float32.
+
+    A single map, such as a picture, stays float16: nothing averages its rounding out.
+    """
     if array.size == 0 or array.ndim == 0:
         return array.astype(np.float32), None
+    if array.shape[0] == 1:
+        codec = "float16"
     others = tuple(range(1, array.ndim))
     low, high = array.min(axis=others, keepdims=True), array.max(axis=others, keepdims=True)
     peak = np.maximum(np.abs(low.astype(np.float32)), np.abs(high.astype(np.float32)))

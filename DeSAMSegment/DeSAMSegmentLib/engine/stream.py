@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 import torch
 
-from ..data.features import FeatureCache, StoredFeatures
+from ..data.features import DEFAULT_CODEC, FeatureCache, StoredFeatures, as_stored
 from ..data.slices import Slices
 from ..model.types import Features
 from .loading import Encoder
@@ -23,7 +23,7 @@ def slice_key(slices: Slices, index: int, encoder_key: str) -> str:
 
 
 def to_arrays(features: Features) -> dict[str, np.ndarray]:
-    """One slice's features (B = 1) as arrays (C, 64, 64); the cache rounds them, unless float16 cannot hold them."""
+    """One slice's features (B = 1) as arrays (C, 64, 64); the cache rounds them."""
     named = dict(zip(LEVELS, features.levels, strict=True)) | {"neck": features.neck}
     return {name: tensor[0].float().cpu().numpy() for name, tensor in named.items()}
 
@@ -37,9 +37,9 @@ def to_features(stored: StoredFeatures, device: torch.device) -> Features:
     return Features([tensors[name] for name in LEVELS], tensors["neck"])
 
 
-def rounded(features: Features) -> Features:
-    """Features as they come back from a float16 cache, so that a first and a second run agree bit for bit."""
-    return features.to(dtype=torch.float16).to(dtype=torch.float32)
+def rounded(features: Features, codec: str = DEFAULT_CODEC) -> Features:
+    """One slice's features as a cache would give them back, so that runs with and without one agree bit for bit."""
+    return to_features(as_stored(to_arrays(features), codec), features.neck.device)
 
 
 class FeatureStream:
@@ -108,6 +108,7 @@ class FeatureStream:
             stored = self.stored(index)
             if stored is not None:
                 return to_features(stored, self.encoder.device)
+            return rounded(features, self.cache.codec)
         return rounded(features)
 
     def fill(self, indices: Iterable[int]) -> Iterator[int]:
