@@ -39,7 +39,7 @@ def test_the_same_seed_gives_the_same_view_and_another_does_not() -> None:
 
 def test_each_view_of_a_slice_has_features_and_truth_of_its_own(tmp_path) -> None:
     volume, labels = ball_volume()
-    options = TrainOptions(views=3)
+    options = TrainOptions(views=3, styles=0)
     cache = FeatureCache(tmp_path)
     data = TrainingSet([Case("ball", volume, labels)], [1], common_spec([volume], options), options,
                        stand_in_encoder(), cache)  # fmt: skip

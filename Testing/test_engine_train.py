@@ -48,7 +48,7 @@ def run(cases, folder, cache, options, resume=False, stop_after=None) -> tuple[l
 
 
 def quick(**changes) -> TrainOptions:
-    return TrainOptions(**({"mode": "box", "epochs": 2, "batch_size": 4, "learning_rate": 2e-3} | changes))
+    return TrainOptions(**({"mode": "box", "epochs": 2, "batch_size": 4, "learning_rate": 2e-3, "styles": 0} | changes))
 
 
 def losses(folder: Path) -> list[tuple[str, ...]]:

@@ -33,6 +33,7 @@ def choose(desk: Desk, name: str, epochs: int) -> None:
     ui = desk.fineTune.ui
     ui.nameEdit.setText(name)
     ui.epochsSpinBox.setValue(epochs)
+    ui.stylesSpinBox.setValue(0)
     ui.trainModeSelector.setCurrentIndex(1)  # whole box: the quick one
 
 
@@ -57,13 +58,17 @@ def test_two_cases_make_a_model_that_segments_and_all_survives_save_and_load(des
 
 def test_what_is_set_in_the_panel_is_what_is_trained(desk: Desk) -> None:
     choose(desk, " ours ", 7)
-    desk.fineTune.ui.stylesSpinBox.setValue(3)
+    desk.fineTune.ui.stylesSpinBox.setValue(5)
     options = desk.fineTune.options()
-    assert (options.name, options.epochs, options.mode, options.styles) == ("ours", 7, "box", 3)
+    assert (options.name, options.epochs, options.mode, options.styles) == ("ours", 7, "box", 5)
     assert options.is_valid() == (True, "")
+    desk.fineTune.ui.profileSelector.setCurrentIndex(1)
+    assert desk.fineTune.options().styles == 0
+    assert not desk.fineTune.ui.stylesSpinBox.enabled
+    assert "published recipe" in desk.fineTune.ui.stylesSpinBox.toolTip
     slicer.mrmlScene.Clear(0)
     slicer.app.processEvents()
-    assert desk.fineTune.options().styles == 0, "a new scene starts from the defaults"
+    assert desk.fineTune.options().styles == 3, "a new scene starts from the defaults"
 
 
 def segmentAndFindEverythingAgain(desk: Desk, folder: Path) -> None:

@@ -78,7 +78,7 @@ class TrainOptions:
     validation_fraction: float = 0.1
     empty_fraction: float = 0.3  # share of organ-free slices in a batch; 0 = labelled slices only (paper)
     views: int = 1  # feature sets per slice: the slice itself and views - 1 turned, scaled, re-exposed looks of it
-    styles: int = 0  # further feature sets per slice in other scanners' styles (engine/styles.py)
+    styles: int = 3  # further feature sets per slice in other scanners' styles: what keeps a model useful elsewhere
     slices: str = "all"  # "all" slices of a case are labelled, or only those "labelled" carry truth
     iou_weight: float = 10.0  # Dice + CE + 10 MSE (paper, equation 4)
     reference_losses: bool = False  # published code: Dice only, L1 on the IoU
@@ -141,6 +141,7 @@ class TrainOptions:
             "train_prim": True,
             "learning_rate": 1e-4,
             "empty_fraction": 0.0,
+            "styles": 0,
             "patience": None,
         }
         return cls(**(defaults | changes))

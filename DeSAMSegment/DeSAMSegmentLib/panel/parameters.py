@@ -36,7 +36,7 @@ DEFAULTS: dict[str, Any] = {
     "trainMode": "grid",
     "trainProfile": "new-site",
     "trainEpochs": 30,
-    "trainStyles": 0,
+    "trainStyles": 3,
     "trainCases": [],
 }
 PREFIX = "DeSAM."

@@ -37,6 +37,7 @@ class FineTuneSection(Section):
         self.chart.place(self.ui.curveFrame)
         self.ui.curveFrame.setVisible(False)
         self.ui.trainProgressBar.setVisible(False)
+        self._stylesTip = self.ui.stylesSpinBox.toolTip
         self._bind()
         self._connect()
         self.fillBases()
@@ -93,9 +94,13 @@ class FineTuneSection(Section):
             mode=get("trainMode"),
             profile=get("trainProfile"),
             epochs=get("trainEpochs"),
-            styles=get("trainStyles"),
+            styles=0 if self._isPaper() else get("trainStyles"),
             slice_axis=get("sliceAxis"),
         )
+
+    def _isPaper(self) -> bool:
+        """The published recipe knows no styles."""
+        return bool(self.services.parameters.get("trainProfile") == "paper")
 
     # ---- Start, Stop, Resume --------------------------------------------------------------------------------------
 
@@ -216,5 +221,7 @@ class FineTuneSection(Section):
         self.setEnabledWithReason(ui.resumeButton, self.canStart()[1], _("Continue after the last finished epoch."))
         tip = _("Add this volume and segmentation to the table.")
         self.setEnabledWithReason(ui.addCaseButton, self.adder.problem(), tip)
+        published = _("The published recipe has no scanner styles.") if self._isPaper() else ""
+        self.setEnabledWithReason(ui.stylesSpinBox, published, self._stylesTip)
         nothing = "" if self.cases.read() else _("There is no case to remove.")
         self.setEnabledWithReason(ui.removeCaseButton, nothing, _("Remove the selected cases from the table."))

@@ -46,9 +46,9 @@ STYLES = 3  # stylised feature sets per slice where a method has them
 # validation Dice (docs/generalisation.md)
 COUPLED = {"train_prim": True, "learning_rate": 1e-3}
 
-_POINTS: dict[str, Any] = {"mode": "grid"}
-_BOX: dict[str, Any] = {"mode": "box"}
-_UNET: dict[str, Any] = {"mode": "box", "variant": "unet", "backbone": "pixels"}
+_POINTS: dict[str, Any] = {"mode": "grid", "styles": 0}
+_BOX: dict[str, Any] = {"mode": "box", "styles": 0}
+_UNET: dict[str, Any] = {**_BOX, "variant": "unet", "backbone": "pixels"}
 
 METHODS: dict[str, Method] = {
     method.id: method
