@@ -217,6 +217,17 @@ def test_a_stopped_benchmark_goes_on_without_training_again(
     assert len(trained) == 1
 
 
+def test_a_report_can_be_had_of_what_is_finished_so_far(tmp_path: Path, quick_features: None) -> None:
+    conduct(tmp_path, quick(balls("AA"), "sam-b,desam-b", seeds=(1,)))
+    (tmp_path / "report.md").unlink()
+    wider = quick(balls("AA"), "sam-b,desam-b,unet", seeds=(1, 2), report_only=True)
+    done = [event.case for event in conduct(tmp_path, wider) if isinstance(event, CaseDone)]
+    assert done == ["real/desam-b/seed 1", "real/sam-b/seed 1"]
+    assert "U-Net" not in (tmp_path / "report.md").read_text(encoding="utf-8")
+    with pytest.raises(BadInput, match=r"finished.*--report-only"):
+        conduct(tmp_path / "elsewhere", wider)
+
+
 def test_a_folder_made_with_other_options_is_refused(tmp_path: Path, quick_features: None) -> None:
     options = quick(balls("AA"), "sam-b")
     conduct(tmp_path, options)

@@ -46,6 +46,9 @@ def command(
     effects: Annotated[
         str, typer.Option(help="Protocol simulated: bias, contrast, noise, resolution, mixed; default: all of them.")
     ] = "",
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Train nothing; report the runs in OUTPUT that are finished.")
+    ] = False,
     keep: shared.Keep = "",
     exclude: shared.Exclude = "",
     device: shared.Device = "auto",
@@ -84,6 +87,7 @@ def command(
         points=grids(points),
         train=train,
         segment=segment,
+        report_only=report_only,
         device=device,
         title=f"{data.name}: {protocol}",
     )

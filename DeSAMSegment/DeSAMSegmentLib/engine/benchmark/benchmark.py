@@ -30,6 +30,7 @@ class BenchmarkOptions:
 
     Attributes:
       points: grids to test, per side; the first is the one of the tables.
+      report_only: nothing is trained; the report is of the runs that are finished.
       device: as everywhere.
     """
 
@@ -39,6 +40,7 @@ class BenchmarkOptions:
     points: Sequence[int] = (9,)
     train: TrainOptions = field(default_factory=TrainOptions)
     segment: SegmentOptions = field(default_factory=SegmentOptions)
+    report_only: bool = False
     device: str = "auto"
     title: str = "Does it generalise?"
 
@@ -88,6 +90,12 @@ def benchmark(
         for method in options.methods
         if method.trained or seed == options.seeds[0]
     ]
+    methods = options.methods
+    if options.report_only:
+        runs = [run for run in runs if bench.finished(run)]
+        methods = [method for method in methods if any(run.method is method for run in runs)]
+        if not runs:
+            raise BadInput(f"No run in {folder} is finished.", "Leave out --report-only to make some.")
     where = devices.describe(devices.choose(options.device))
     yield Started("benchmark", options.title, len(runs), "run", where)
     for done, run in enumerate(runs, 1):
@@ -103,7 +111,7 @@ def benchmark(
     write_scores(folder / "scores.csv", scores)
     yield Saved(folder / "scores.csv", "report")
     material = Material(
-        folder, options.title, options.methods, options.splits, options.seeds, options.points, scores,
+        folder, options.title, methods, options.splits, options.seeds, options.points, scores,
         _setup(options, infos, where, seconds, runs), options.train.patient_pattern,
         [label.value for label in infos],
     )  # fmt: skip

@@ -99,7 +99,7 @@ def _table(material: Material, title: str, methods: Sequence[Method]) -> list[Bl
 def dice_table(material: Material, methods: Sequence[Method], protocol: str) -> Table:
     """A row per method, a column per domain, and the means over what is not the training site."""
     domains = list(dict.fromkeys(domain for split in material.splits for domain in split.domains))
-    header = ("method", *domains, "mean of cases outside", "mean of domains outside")
+    header = ("method", "seeds", *domains, "mean of cases outside", "mean of domains outside")
     cells: list[list[Mean]] = []
     for method in methods:
         scores = material.of(method, protocol)
@@ -107,11 +107,14 @@ def dice_table(material: Material, methods: Sequence[Method], protocol: str) -> 
         row = [mean(score for score in scores if score.domain == domain) for domain in domains]
         cells.append([*row, mean(outside), mean(outside, of_domains=True)])
     bold = set()
-    for column in range(len(header) - 1):
+    for column in range(len(header) - 2):
         known = [(row[column].mean, r) for r, row in enumerate(cells) if row[column].mean is not None]
         if known:
-            bold.add((max(known)[1], column + 1))
-    rows = [[method.title, *map(words, row)] for method, row in zip(methods, cells, strict=True)]
+            bold.add((max(known)[1], column + 2))
+    rows = [
+        [method.title, str(max(each.seeds for each in row)), *map(words, row)]
+        for method, row in zip(methods, cells, strict=True)
+    ]
     return Table(header, rows, frozenset(bold))
 
 
