@@ -75,7 +75,7 @@ def write_benchmark(material: Material) -> list[Path]:
     for table, ids in TABLES.items():
         chosen = [METHODS[id] for id in ids if id in present]
         own = {method.id for method in chosen}
-        if len(chosen) > 1 and len(chosen) >= len(ids) - 1 and not any(own <= other for other in shown):
+        if len(chosen) > 1 and not any(own <= other for other in shown):
             shown.append(own)
             blocks += _table(material, TABLE_TITLES[table], chosen)
     if not shown:
