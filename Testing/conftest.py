@@ -58,6 +58,9 @@ def untrained_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def quick_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """A millisecond's stand-in for the embedded backbone, for tests that are not about features."""
+    # a module that is first imported while the name is patched would keep the stand-in for all later tests
+    import DeSAMSegmentLib.engine.benchmark.runs
+    import DeSAMSegmentLib.jobs.runner  # noqa: F401
     from standin import stand_in_encoder
 
     for module in ("loading", "segment", "train"):

@@ -102,7 +102,7 @@ def test_the_cache_is_measured_when_the_section_is_opened_and_cleared_on_demand(
     import numpy as np
     from DeSAMSegmentLib.data.features import FeatureCache
 
-    FeatureCache().put("x.0.y", {"neck": np.ones((256, 64, 64), np.float16)})
+    FeatureCache().put("x.0.y", {"neck": np.ones((512, 64, 64), np.float16)})
     desk.advanced.widget.collapsed = False
     assert "2 MB used" in desk.advanced.ui.cacheLabel.text
     desk.press(desk.advanced.ui.clearCacheButton)
