@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from DeSAMSegmentLib.cli import main
 from DeSAMSegmentLib.cli.benchmark import grids, numbers
-from DeSAMSegmentLib.data.cases import Case, Dataset
+from DeSAMSegmentLib.data.cases import Case, Dataset, read_dataset
 from DeSAMSegmentLib.data.features import FeatureCache
 from DeSAMSegmentLib.engine.benchmark import runs
 from DeSAMSegmentLib.engine.benchmark.benchmark import BenchmarkOptions, benchmark
 from DeSAMSegmentLib.engine.benchmark.methods import METHODS, TABLES, chosen_methods
 from DeSAMSegmentLib.engine.benchmark.page import Heading, Table, Text, write_pages
-from DeSAMSegmentLib.engine.benchmark.plan import STUDIES, cross_domain, simulated, study_options
+from DeSAMSegmentLib.engine.benchmark.plan import STUDIES, TestCase, cross_domain, simulated, study_options
 from DeSAMSegmentLib.engine.benchmark.scores import Score, difference, mean, read_scores, write_scores
 from DeSAMSegmentLib.engine.events import CaseDone, Event, Finished
 from DeSAMSegmentLib.engine.loading import load_backbone
@@ -73,6 +73,40 @@ def test_a_patient_is_never_on_both_sides_of_a_simulated_split() -> None:
     assert [case.name for case in split.train] == ["ball2"]
     assert {test.case.name for test in split.test} == {"ball0", "ball1"}
     assert split.domains == ["real", "bias 1", "contrast 1", "noise 1", "resolution 1", "mixed 0.5", "mixed 1"]
+
+
+def scans(*names: str) -> Dataset:
+    """Cases whose domain is what follows the last dash of their names."""
+    return Dataset("scans", [Case(name, *ball_volume(0), name.split("-")[-1]) for name in names], {1: "ball"})  # type: ignore[misc]
+
+
+def test_the_scans_of_a_patient_stay_on_one_side() -> None:
+    data = scans("p1-A", "p2-A", "p1-B", "p3-B")
+    split = cross_domain(data, ["A"], r"(p\d)")[0]
+    assert [test.name for test in split.test] == ["p3-B"]
+    assert [case.name for case in split.left_out] == ["p1-B"]
+    assert [test.name for test in cross_domain(data, ["A"])[0].test] == ["p1-B", "p3-B"], "nobody said who is who"
+    with pytest.raises(BadDataset, match="nobody is left to test on"):
+        cross_domain(scans("p1-A", "p1-B"), (), r"(p\d)")
+
+    (split,) = simulated(data, "p1-A", [1.0], ["noise"], r"(p\d)")
+    assert [case.name for case in split.train] == ["p2-A", "p3-B"]
+    assert [case.name for case in split.left_out] == ["p1-B"]
+    with pytest.raises(BadInput, match="leaves 0 of other patients"):
+        simulated(scans("p1-A", "p1-B"), "A", [1.0], ["noise"], r"(p\d)")
+
+
+def test_impossible_sites_are_refused_before_anything_is_trained() -> None:
+    for strengths, effects in (([1.0], ["fog"]), ([float("nan")], ["mixed"]), ([float("inf")], ["bias"]), ([-1.0], [])):
+        with pytest.raises(BadInput, match="simulated site"):
+            simulated(balls("AA"), "ball0", strengths, effects)
+
+
+def test_styles_follow_the_common_options_where_a_method_has_them() -> None:
+    wanted = {"new-site": TrainOptions(styles=5), "none": TrainOptions(styles=0), "paper": TrainOptions.paper()}
+    found = {name: METHODS["desam-b-style"].options(common, 0).styles for name, common in wanted.items()}
+    assert found == {"new-site": 5, "none": 3, "paper": 3}
+    assert METHODS["desam-b"].options(wanted["new-site"], 0).styles == 0
 
 
 def test_data_without_sites_or_without_test_cases_are_refused_with_a_remedy() -> None:
@@ -236,6 +270,41 @@ def test_a_folder_made_with_other_options_is_refused(tmp_path: Path, quick_featu
         conduct(tmp_path, other)
 
 
+@pytest.mark.parametrize(("name", "remedy"), [("run.json", "Delete the folder"), ("scores-0.csv", "tested again")])
+def test_a_damaged_record_of_a_run_is_named(tmp_path: Path, quick_features: None, name: str, remedy: str) -> None:
+    options = quick(balls("AA"), "sam-b", seeds=(0,))
+    conduct(tmp_path, options)
+    record = tmp_path / "runs/real/sam-b/seed0" / name
+    text = record.read_text(encoding="utf-8")
+    record.write_text(text[: text.rindex(",")], encoding="utf-8")
+    with pytest.raises(BadInput, match=f"{name} is damaged.*{remedy}"):
+        conduct(tmp_path, options)
+
+
+def test_a_case_to_test_on_that_cannot_be_read_is_told_before_training(
+    tmp_path: Path, quick_features: None, dataset: Path
+) -> None:
+    data = read_dataset(dataset)
+    tests = [replace(data.cases[0], name="torn", image=tmp_path / "torn.nii.gz"), replace(data.cases[0], labels=None)]
+    (tmp_path / "torn.nii.gz").write_bytes(b"half a file")
+    for test, says in zip(tests, ("torn", "no labels to test against"), strict=True):
+        split = replace(cross_domain(balls("AB"), ["A"])[0], test=(TestCase(test),))
+        with pytest.raises(BadInput, match=says):
+            conduct(tmp_path / says, quick(balls("AA"), "desam-b", splits=[split]))
+        assert not (tmp_path / says / "runs").exists()
+
+
+@pytest.mark.parametrize("seeds", [(-1,), (0, 2**32)])
+def test_a_seed_out_of_range_is_refused(seeds: tuple[int, ...], tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="seed must be between"):
+        conduct(tmp_path, quick(balls("AA"), "desam-b", seeds=seeds))
+
+
+def test_a_seed_that_is_given_twice_runs_once(tmp_path: Path, quick_features: None) -> None:
+    events = conduct(tmp_path, quick(balls("AA"), "desam-b", seeds=(1, 1)))
+    assert [event.case for event in events if isinstance(event, CaseDone)] == ["real/desam-b/seed 1"]
+
+
 # ---- command line
 
 
@@ -255,6 +324,13 @@ def test_lists_on_the_command_line() -> None:
         (["--methods", "magic"], "no method 'magic'"),
         (["--protocol", "simulated"], "leaves some to train on"),
         (["--profile", "kidney"], "Profile must be one of"),
+        (["--protocol", "simulated", "--test-cases", "0", "--effects", "fog"], "simulated site"),
+        (["--protocol", "simulated", "--test-cases", "("], "not a regular expression"),
+        (["--source", "Mars"], "Mars"),
+        (["--seeds", "-1"], "seed must be between"),
+        (["--seeds", ""], "at least one"),
+        (["--points", "0"], "between 1 and 64"),
+        (["--patient-pattern", "("], "no regular expression"),
     ],
 )
 def test_bad_benchmarks_are_one_line(

@@ -75,6 +75,18 @@ def test_scoring_first_gives_the_masks_of_decoding_all(batch):
     assert (picked[0] - picked[1]).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize(("planned", "read"), [(None, 9), (32, 9), (4, 4)])
+def test_a_plan_makes_batches_smaller_and_never_larger(planned, read, monkeypatch):
+    model, features = small(), small_features()
+    model.prompt_batch = planned
+    sizes = []
+    tokens = PrimSlice.iou_token
+    monkeypatch.setattr(PrimSlice, "iou_token", lambda self, *args: sizes.append(len(args[1])) or tokens(self, *args))
+    model.begin(features).score(Prompts.grid(6, 256))
+    assert max(sizes) == read
+    assert sum(sizes) == 36
+
+
 def test_a_single_prompt_and_many_agree():
     model, features = small(), small_features()
     alone = model.decode(features, Prompts.points(POINTS[:1]))

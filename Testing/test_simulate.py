@@ -91,7 +91,10 @@ def test_resolution_takes_detail_and_keeps_the_mean() -> None:
     assert changed.mean() == pytest.approx(volume.array.mean(), rel=0.02)
 
 
-@pytest.mark.parametrize(("effect", "strength"), [("fog", 1.0), ("bias", -0.1)])
+NONSENSE = [("fog", 1.0), ("bias", -0.1), ("noise", float("nan")), ("mixed", float("inf"))]
+
+
+@pytest.mark.parametrize(("effect", "strength"), NONSENSE)
 def test_nonsense_is_refused(effect: str, strength: float) -> None:
     with pytest.raises(BadInput, match="simulated site"):
         simulate(phantom(), effect, strength)

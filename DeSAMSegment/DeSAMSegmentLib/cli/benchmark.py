@@ -8,14 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from ..engine.benchmark.methods import METHODS, POINTS_CURVE, TABLES
+from ..engine.benchmark.methods import METHODS, POINTS_CURVE, PROTOCOLS, TABLES
 from ..engine.options import SegmentOptions, TrainOptions
 from ..errors import BadInput
 from . import options as shared
 from .cases import choose_cases, choose_labels
 from .view import make_view
-
-PROTOCOLS = ("cross-domain", "simulated")
 
 
 @shared.takes(TrainOptions)
@@ -74,9 +72,15 @@ def command(
     if protocol not in PROTOCOLS:
         raise BadInput(f"--protocol is {' or '.join(PROTOCOLS)}, not {protocol!r}.")
     splits = (
-        simulated(data, test_cases, numbers(strengths, "--strengths", float), words(effects) or EFFECTS)
+        simulated(
+            data,
+            test_cases,
+            numbers(strengths, "--strengths", float),
+            words(effects) or EFFECTS,
+            train.patient_pattern,
+        )
         if protocol == "simulated"
-        else cross_domain(data, source or ())
+        else cross_domain(data, source or (), train.patient_pattern)
     )
     named = words(methods)
     tables = table or ([] if named else ["main"])

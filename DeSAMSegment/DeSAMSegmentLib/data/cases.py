@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -184,20 +184,13 @@ def split(
 
     Arguments:
       fraction: share of patients that validate. seed: the same seed gives the same split, in any order of cases.
-      patient_pattern: regular expression whose first group names the patient ("(patient\\d+)_frame"); a case it does
-        not match is a patient of its own.
+      patient_pattern: see ``patient_finder``.
 
     Raises:
       BadInput: when the pattern is no regular expression.
     """
-    try:
-        pattern = re.compile(patient_pattern) if patient_pattern else None
-    except re.error as problem:
-        raise BadInput(
-            f"The patient pattern {patient_pattern!r} is no regular expression ({problem}).",
-            "Try one like (patient[0-9]+)_frame.",
-        ) from None
-    patient = {case.name: _patient(case.name, pattern) for case in cases}
+    find = patient_finder(patient_pattern)
+    patient = {case.name: find(case.name) for case in cases}
     patients = sorted(set(patient.values()))
     np.random.default_rng(seed).shuffle(patients)
     count = 0
@@ -208,8 +201,27 @@ def split(
     return training, [case for case in cases if patient[case.name] in held_out]
 
 
-def _patient(name: str, pattern: re.Pattern[str] | None) -> str:
-    match = pattern.search(name) if pattern else None
-    if match is None:
-        return name
-    return match.group(1 if match.re.groups else 0) or name
+def patient_finder(pattern: str) -> Callable[[str], str]:
+    """What tells the patient from a case's name: the pattern's first group, or all that it matches.
+
+    A case that the pattern does not match is a patient of its own, as is every case without a pattern.
+
+    Arguments:
+      pattern: regular expression, as in "(patient\\d+)_frame"; empty for none.
+
+    Raises:
+      BadInput: when the pattern is no regular expression.
+    """
+    try:
+        search = re.compile(pattern).search if pattern else None
+    except re.error as problem:
+        raise BadInput(
+            f"The patient pattern {pattern!r} is no regular expression ({problem}).",
+            "Try one like (patient[0-9]+)_frame.",
+        ) from None
+
+    def patient(name: str) -> str:
+        match = search(name) if search else None
+        return name if match is None else match.group(1 if match.re.groups else 0) or name
+
+    return patient

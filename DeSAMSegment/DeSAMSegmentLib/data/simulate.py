@@ -17,6 +17,7 @@ augmentations of training (``data/augment.py``, ``engine/styles.py``), though so
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 
@@ -37,7 +38,7 @@ def simulated_case(case: Case, effect: str, strength: float, site_seed: int = 0)
     """A labelled case as it would look at a simulated site; its domain is named after the site.
 
     Raises:
-      BadInput: for an unknown effect or a negative strength.
+      BadInput: for an unknown effect, or a strength that is negative or no number.
     """
     volume, labels = load(case)
     domain = f"{effect} {strength:g}"
@@ -52,11 +53,7 @@ def simulate(volume: Volume, effect: str, strength: float, site_seed: int = 0, n
       effect: one of EFFECTS. strength: 0 changes nothing, 1 is a clearly different scanner.
       site_seed: which of the sites with this effect. name: of the case, for its own deviations.
     """
-    if effect not in EFFECTS or strength < 0:
-        raise BadInput(
-            f"A simulated site has an effect of {', '.join(EFFECTS)} and a strength of 0 or more.",
-            f"Not {effect!r} with {strength:g}.",
-        )
+    check_site(effect, strength)
     if strength == 0:
         return volume
     site = np.random.default_rng([site_seed, zlib.crc32(effect.encode())])
@@ -64,7 +61,6 @@ def simulate(volume: Volume, effect: str, strength: float, site_seed: int = 0, n
     low, high = np.percentile(volume.array, PERCENTILES)
     span = float(high - low) or 1.0
     grey = (volume.array.astype(np.float32) - low) / span  # 0..1, a few voxels beyond
-    air = volume.array == 0
     scale = strength * (MIXED if effect == "mixed" else 1.0)
     steps = {
         "contrast": lambda x: _bent(x, scale, site),
@@ -75,9 +71,20 @@ def simulate(volume: Volume, effect: str, strength: float, site_seed: int = 0, n
     for kind, step in steps.items():
         if effect in (kind, "mixed"):
             grey = step(grey).astype(np.float32)
-    changed = grey * span + low
-    changed[air & (changed == low)] = 0
-    return Volume(np.ascontiguousarray(changed, np.float32), volume.ijk_to_ras)
+    return Volume(np.ascontiguousarray(grey * span + low, np.float32), volume.ijk_to_ras)
+
+
+def check_site(effect: str, strength: float) -> None:
+    """Whether there is such a site.
+
+    Raises:
+      BadInput: for an unknown effect, or a strength that is negative or no number.
+    """
+    if effect not in EFFECTS or not 0 <= strength < math.inf:
+        raise BadInput(
+            f"A simulated site has an effect of {', '.join(EFFECTS)} and a strength of 0 or more.",
+            f"Not {effect!r} with {strength:g}.",
+        )
 
 
 def _bent(grey: np.ndarray, scale: float, site: np.random.Generator) -> np.ndarray:

@@ -124,6 +124,7 @@ class TrainOptions:
                 self.intensity in INTENSITIES,
                 f"Intensity must be one of {', '.join(INTENSITIES)}, not {self.intensity!r}.",
             ),
+            (0 <= self.seed < 2**32, f"The seed must be between 0 and {2**32 - 1}, not {self.seed}."),
             (bool(self.name.strip()), "Give the model a name."),
         )
         return next(((False, reason) for good, reason in checks if not good), (True, ""))

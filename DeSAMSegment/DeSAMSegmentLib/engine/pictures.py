@@ -46,10 +46,10 @@ def draw_case(
     chosen = choose_slices(slices, truth, prediction, known)
     figure = Figure(figsize=(3.6 * len(chosen), 4.4), dpi=120, facecolor=PAPER)
     FigureCanvasAgg(figure)  # an own canvas: no window, no state shared with a host program's pyplot
-    window = _window(slices, truth, prediction, [index for index, _, _ in chosen])
+    window = shown_window(slices, truth, prediction, [index for index, _, _ in chosen])
     for place, (index, why, dice) in enumerate(chosen, start=1):
         axes = figure.add_subplot(1, len(chosen), place)
-        _draw_slice(axes, slices, index, truth, prediction, labels)
+        draw_slice(axes, slices, index, truth, prediction, labels)
         axes.set_xlim(window[1])
         axes.set_ylim(window[0][::-1])
         axes.set_title(f"slice {index + 1} of {len(slices)} · {why} · Dice {dice:.2f}", color=INK, fontsize=8.5)
@@ -86,7 +86,7 @@ def choose_slices(
     return [(index, picks[index], dice[index]) for index in sorted(picks)]
 
 
-def _draw_slice(
+def draw_slice(
     axes: Any,
     slices: Slices,
     index: int,
@@ -94,6 +94,7 @@ def _draw_slice(
     prediction: np.ndarray,
     labels: Mapping[int, str],
 ) -> None:
+    """One slice in mm: the prediction as areas, the truth as lines; ``shown_window`` says which part to look at."""
     from matplotlib.colors import to_rgba
 
     height, width = _size_mm(slices)
@@ -121,7 +122,7 @@ def _size_mm(slices: Slices) -> tuple[float, float]:
     return rows * height, columns * width
 
 
-def _window(
+def shown_window(
     slices: Slices, truth: np.ndarray, prediction: np.ndarray, chosen: list[int]
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """What to show, in mm (top, bottom), (left, right): the labels with a margin, at least 45 % of the slice,

@@ -23,7 +23,7 @@ class DeSAM(nn.Module):
     """Prompt encoder, PRIM and PDMM of one or several labels over one set of features.
 
     Attributes:
-      prompt_batch: prompts decoded at once; None lets the device decide.
+      prompt_batch: prompts decoded at once, at most; None lets the device decide.
       precision: dtype of PDMM at inference (``torch.bfloat16``, ``torch.float16``); None is exact. PRIM
       always
         runs in float32, so that accepting a prompt does not depend on the device.

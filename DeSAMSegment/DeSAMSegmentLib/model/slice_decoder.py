@@ -190,6 +190,7 @@ class SliceDecoder:
         return torch.autocast(self.device.type, dtype=precision)
 
     def _chunks(self, count: int, sizes: dict[str, int]) -> Iterator[slice]:
-        size = self.model.prompt_batch or sizes.get(self.device.type, sizes["other"])
+        size = sizes.get(self.device.type, sizes["other"])
+        size = min(size, self.model.prompt_batch or size)
         for start in range(0, count, size):
             yield slice(start, min(start + size, count))

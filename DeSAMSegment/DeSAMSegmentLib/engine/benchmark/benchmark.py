@@ -15,12 +15,12 @@ from ...errors import BadInput
 from ...store.card import LabelInfo
 from ...store.terminology import default_label
 from .. import device as devices
-from ..events import CaseDone, Event, Finished, Saved, Started
+from ..events import CaseDone, Event, Finished, Progress, Saved, Started
 from ..options import SegmentOptions, TrainOptions
 from .methods import Method
 from .plan import REAL, Split
-from .report import Material, run_folder, write_benchmark
-from .runs import Bench, Run
+from .report import Material, write_benchmark
+from .runs import Bench, Run, labelled, run_folder
 from .scores import Score, mean, read_scores, write_scores
 
 
@@ -48,7 +48,12 @@ class BenchmarkOptions:
         if not self.methods or not self.splits or not self.seeds or not self.points:
             return False, "A benchmark needs at least one method, one site, one seed and one grid."
         if any(not 1 <= points <= 64 for points in self.points):
-            return False, f"Points per side must be between 1 and 64, not {max(self.points)}."
+            return False, f"Points per side must be between 1 and 64, not {', '.join(map(str, self.points))}."
+        for method in self.methods:
+            for seed in self.seeds:
+                valid, reason = method.options(self.train, seed).is_valid()
+                if not valid:
+                    return False, reason
         return True, ""
 
 
@@ -83,12 +88,13 @@ def benchmark(
         cache or FeatureCache(folder / "features"),
         options.device,
     )
+    seeds = list(dict.fromkeys(options.seeds))
     runs = [
         Run(method, split, seed, run_folder(folder, split.source, method, seed))
-        for seed in options.seeds  # seed by seed: a stopped benchmark has whole tables
+        for seed in seeds  # seed by seed: a stopped benchmark has whole tables
         for split in options.splits
         for method in options.methods
-        if method.trained or seed == options.seeds[0]
+        if method.trained or seed == seeds[0]
     ]
     methods = options.methods
     if options.report_only:
@@ -98,6 +104,8 @@ def benchmark(
             raise BadInput(f"No run in {folder} is finished.", "Leave out --report-only to make some.")
     where = devices.describe(devices.choose(options.device))
     yield Started("benchmark", options.title, len(runs), "run", where)
+    if [run for run in runs if not bench.finished(run)]:  # every folder is looked at before anything is trained
+        yield from _readable(options.splits)
     for done, run in enumerate(runs, 1):
         for event in bench.execute(run):
             if isinstance(event, list):
@@ -111,13 +119,25 @@ def benchmark(
     write_scores(folder / "scores.csv", scores)
     yield Saved(folder / "scores.csv", "report")
     material = Material(
-        folder, options.title, methods, options.splits, options.seeds, options.points, scores,
+        folder, options.title, methods, options.splits, seeds, options.points, scores,
         _setup(options, infos, where, seconds, runs), options.train.patient_pattern,
-        [label.value for label in infos],
+        {label.value: label.name for label in infos},
     )  # fmt: skip
     for path in write_benchmark(material):
         yield Saved(path, "report")
     yield Finished("benchmark", time.perf_counter() - begun, scores, {})
+
+
+def _readable(splits: Sequence[Split]) -> Iterator[Event]:
+    """Reads every case to test on once: what is damaged is told now, not after hours of training.
+
+    Raises:
+      BadVolume, BadLabels: naming the file.
+    """
+    cases = list({test.case.name: test.case for split in splits for test in split.test}.values())
+    for done, case in enumerate(cases, 1):
+        labelled(case)
+        yield Progress("reading the cases to test on", done, len(cases))
 
 
 def _means(scores: Sequence[Score]) -> dict[str, Any]:
@@ -143,9 +163,16 @@ def _setup(
         "Labels": ", ".join(label.name for label in labels),
         "Trained on": "; ".join(f"{split.source}: {len(split.train)} cases" for split in options.splits),
         "Tested on": "; ".join(f"{split.source}: {len(split.test)} cases" for split in options.splits),
+        **_left_out(options.splits),
         "Backbone": f"{train.backbone}, PDMM {train.width}, profile {train.profile}",
         "Training": f"{train.epochs} epochs{limits}, batch {train.batch_size}, {train.views} view(s) per slice, "
         f"{train.validation_fraction:.0%} of the patients choose the epoch",
         "Seeds": ", ".join(map(str, options.seeds)),
         "Grid": " ".join(f"{points} x {points}" for points in options.points),
     }
+
+
+def _left_out(splits: Sequence[Split]) -> dict[str, str]:
+    """The scans that are on neither side, because their patient is on the other."""
+    left_out = [f"{split.source}: {len(split.left_out)} cases" for split in splits if split.left_out]
+    return {"Left out, their patients being on the other side": "; ".join(left_out)} if left_out else {}

@@ -23,6 +23,7 @@ class Method:
       new_site: further changes under the profile "new-site", whose rate suits a frozen PRIM and not a whole decoder.
       effort: epochs relative to the others'; a small network from scratch needs more, and its epochs cost less.
       trained: False for SAM as it comes.
+      styled: with stylised feature sets: as many as the common options ask for, or STYLES.
       rival: the method it is compared with case by case.
     """
 
@@ -32,22 +33,27 @@ class Method:
     new_site: dict[str, Any] = field(default_factory=dict)
     effort: int = 1
     trained: bool = True
+    styled: bool = False
     rival: str = ""
 
     def options(self, common: TrainOptions, seed: int) -> TrainOptions:
         """The options of one run."""
         recipe = self.new_site if common.profile == "new-site" else {}
-        own = {"seed": seed, "name": self.id, "epochs": common.epochs * self.effort}
+        styles = (common.styles or STYLES) if self.styled else 0
+        own = {"seed": seed, "name": self.id, "epochs": common.epochs * self.effort, "styles": styles}
         return replace(common, **{**self.changes, **recipe, **own})
 
 
-STYLES = 3  # stylised feature sets per slice where a method has them
+PROTOCOLS = ("cross-domain", "simulated")
+STYLES = 3  # stylised feature sets per slice where a method has them and the common options have none
 # MedSAM's way: the whole decoder learns, from SAM's weights. Of 1e-4, 3e-4 and 1e-3 the rate with the best in-domain
-# validation Dice (docs/generalisation.md)
+# validation Dice (benchmarks/generalisation/README.md)
 COUPLED = {"train_prim": True, "learning_rate": 1e-3}
+PRIM = {"learning_rate": 3e-4}  # a transformer from SAM's weights does not bear the rate of a decoder from nothing
 
-_POINTS: dict[str, Any] = {"mode": "grid", "styles": 0}
-_BOX: dict[str, Any] = {"mode": "box", "styles": 0}
+_POINTS: dict[str, Any] = {"mode": "grid"}
+_BOX: dict[str, Any] = {"mode": "box"}
+_COUPLED_BOX: dict[str, Any] = {**_BOX, "variant": "coupled"}
 _UNET: dict[str, Any] = {**_BOX, "variant": "unet", "backbone": "pixels"}
 
 METHODS: dict[str, Method] = {
@@ -56,14 +62,14 @@ METHODS: dict[str, Method] = {
         Method("desam-p", "DeSAM-P, grid of points", _POINTS, rival="coupled-p"),
         Method("desam-b", "DeSAM-B, whole box", _BOX, rival="coupled-b"),
         Method("coupled-p", "coupled SAM decoder, points", {**_POINTS, "variant": "coupled"}, COUPLED),
-        Method("coupled-b", "coupled SAM decoder, box", {**_BOX, "variant": "coupled"}, COUPLED),
+        Method("coupled-b", "coupled SAM decoder, box", _COUPLED_BOX, COUPLED),
         Method("sam-p", "SAM untouched, points", {**_POINTS, "variant": "coupled"}, trained=False),
-        Method("sam-b", "SAM untouched, box", {**_BOX, "variant": "coupled"}, trained=False),
+        Method("sam-b", "SAM untouched, box", _COUPLED_BOX, trained=False),
         Method("unet", "U-Net from scratch", _UNET, effort=4),
-        Method("desam-p-style", "DeSAM-P + styles", {**_POINTS, "styles": STYLES}, rival="desam-p"),
-        Method("desam-b-style", "DeSAM-B + styles", {**_BOX, "styles": STYLES}, rival="desam-b"),
-        Method("coupled-b-style", "coupled, box + styles", {**_BOX, "variant": "coupled", "styles": STYLES}, COUPLED),
-        Method("unet-style", "U-Net + styles", {**_UNET, "styles": STYLES}, effort=4, rival="unet"),
+        Method("desam-p-style", "DeSAM-P + styles", _POINTS, styled=True, rival="desam-p"),
+        Method("desam-b-style", "DeSAM-B + styles", _BOX, styled=True, rival="desam-b"),
+        Method("coupled-b-style", "coupled, box + styles", _COUPLED_BOX, COUPLED, styled=True, rival="coupled-b"),
+        Method("unet-style", "U-Net + styles", _UNET, effort=4, styled=True, rival="unet"),
         Method("pdmm-only", "PDMM alone", {**_BOX, "variant": "pdmm_only"}, rival="desam-p"),
         Method("no-iou-head", "no IoU head (mean of points)", {**_POINTS, "variant": "no_iou_head"}, rival="desam-p"),
         Method("no-fusion", "no mask-embedding fusion", {**_POINTS, "variant": "no_fusion"}, rival="desam-p"),
@@ -72,20 +78,8 @@ METHODS: dict[str, Method] = {
         Method("desam-b-early", "DeSAM-B, early levels", {**_BOX, "backbone": "lite_medsam@early"}, rival="desam-b"),
         Method("desam-b-late", "DeSAM-B, late levels", {**_BOX, "backbone": "lite_medsam@late"}, rival="desam-b"),
         Method("desam-b-wide", "DeSAM-B, paper width", {**_BOX, "width": "paper"}, rival="desam-b"),
-        Method(
-            "desam-p-prim",
-            "DeSAM-P, PRIM trained",
-            {**_POINTS, "train_prim": True},
-            {"learning_rate": 3e-4},
-            rival="desam-p",
-        ),
-        Method(
-            "desam-b-prim",
-            "DeSAM-B, PRIM trained",
-            {**_BOX, "train_prim": True},
-            {"learning_rate": 3e-4},
-            rival="desam-b",
-        ),
+        Method("desam-p-prim", "DeSAM-P, PRIM trained", {**_POINTS, "train_prim": True}, PRIM, rival="desam-p"),
+        Method("desam-b-prim", "DeSAM-B, PRIM trained", {**_BOX, "train_prim": True}, PRIM, rival="desam-b"),
     )
 }
 

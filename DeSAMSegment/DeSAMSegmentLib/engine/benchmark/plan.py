@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...data.cases import Case, Dataset
-from ...data.simulate import EFFECTS, simulated_case
+from ...data.cases import Case, Dataset, patient_finder
+from ...data.simulate import EFFECTS, check_site, simulated_case
 from ...errors import BadDataset, BadInput
 from ..options import SegmentOptions, TrainOptions
 
-PROTOCOLS = ("cross-domain", "simulated")
 REAL = "real"  # the domain of unchanged test cases in the simulated protocol
 CURVE = "mixed"  # the effect whose strength is varied
 
@@ -41,11 +40,17 @@ class TestCase:
 
 @dataclass(frozen=True)
 class Split:
-    """Train inside one site, test on others. ``source`` names the folder of its runs."""
+    """Train inside one site, test on others.
+
+    Attributes:
+      source: names the folder of its runs.
+      left_out: cases of patients who are on the other side, and so on neither.
+    """
 
     source: str
     train: tuple[Case, ...]
     test: tuple[TestCase, ...]
+    left_out: tuple[Case, ...] = ()
 
     @property
     def domains(self) -> list[str]:
@@ -78,12 +83,16 @@ def study_options(study: str, changes: dict[str, Any]) -> tuple[TrainOptions, Se
     return TrainOptions.paper(**{**STUDIES[study].train, **changes}), STUDIES[study].segment
 
 
-def cross_domain(dataset: Dataset, sources: Sequence[str] = ()) -> list[Split]:
+def cross_domain(dataset: Dataset, sources: Sequence[str] = (), patient_pattern: str = "") -> list[Split]:
     """Each domain in turn is trained on, all the others are tested on (paper, section 4.1).
 
+    A patient who is trained on is not tested on, whatever the domain of the scan.
+
     Raises:
-      BadDataset: without at least two domains. BadInput: for a source that is no domain.
+      BadDataset: without at least two domains, or when a domain has no other patients to test on.
+      BadInput: for a source that is no domain, or a patient pattern that is no regular expression.
     """
+    patient = patient_finder(patient_pattern)
     by_domain: dict[str, list[Case]] = {}
     for case in dataset.cases:
         by_domain.setdefault(case.domain, []).append(case)
@@ -95,40 +104,60 @@ def cross_domain(dataset: Dataset, sources: Sequence[str] = ()) -> list[Split]:
     unknown = [source for source in sources if source not in by_domain]
     if unknown:
         raise BadInput(f"There is no domain {unknown[0]!r}.", f"There are {', '.join(by_domain)}.")
-    return [
-        Split(
-            source or "unnamed",
-            tuple(by_domain[source]),
-            tuple(TestCase(case) for other, cases in by_domain.items() if other != source for case in cases),
-        )
-        for source in (sources or by_domain)
-    ]
+    splits = []
+    for source in dict.fromkeys(sources or by_domain):
+        known = {patient(case.name) for case in by_domain[source]}
+        others = [case for domain, cases in by_domain.items() if domain != source for case in cases]
+        tests = tuple(TestCase(case) for case in others if patient(case.name) not in known)
+        if not tests:
+            raise BadDataset(
+                f"Every patient outside {source or 'the unnamed domain'} is also in it: nobody is left to test on.",
+                "Train on another --source, or correct --patient-pattern.",
+            )
+        left_out = tuple(case for case in others if patient(case.name) in known)
+        splits.append(Split(source or "unnamed", tuple(by_domain[source]), tests, left_out))
+    return splits
 
 
 def simulated(
-    dataset: Dataset, test_pattern: str, strengths: Sequence[float], effects: Sequence[str] = EFFECTS
+    dataset: Dataset,
+    test_pattern: str,
+    strengths: Sequence[float],
+    effects: Sequence[str] = EFFECTS,
+    patient_pattern: str = "",
 ) -> list[Split]:
     """Train on real cases as they are, test on others as they are and at simulated sites.
 
-    Every effect is tested at strength 1, and all of them together ("mixed") at every one of ``strengths``.
+    Every effect is tested at strength 1, and all of them together ("mixed") at every one of ``strengths``. Other scans
+    of a patient who is tested on are not trained on.
 
     Raises:
-      BadInput: for a pattern that finds no case, or all of them.
+      BadInput: for a pattern that finds no case or all of them, an unknown effect, an impossible strength.
     """
+    for strength in strengths:
+        check_site(CURVE, strength)
+    curve = sorted(set(strengths))
+    sites = [(effect, strength) for effect in effects for strength in (curve if effect == CURVE else (1.0,))]
+    for site in sites:
+        check_site(*site)
     try:
         finds = re.compile(test_pattern).search
     except re.error as error:
         raise BadInput(f"--test-cases {test_pattern} is not a regular expression ({error}).") from error
     held_out = [case for case in dataset.cases if test_pattern and finds(case.name)]
-    training = [case for case in dataset.cases if case not in held_out]
+    patient = patient_finder(patient_pattern)
+    known = {patient(case.name) for case in held_out}
+    others = [case for case in dataset.cases if case not in held_out]
+    training = [case for case in others if patient(case.name) not in known]
     if not held_out or not training:
         raise BadInput(
-            f"--test-cases {test_pattern!r} finds {len(held_out)} of {len(dataset.cases)} cases.",
+            f"--test-cases {test_pattern!r} finds {len(held_out)} of {len(dataset.cases)} cases, "
+            f"which leaves {len(training)} of other patients to train on.",
             "Give a regular expression that finds the names of the patients to test on, and leaves some to train on.",
         )
     tests = [TestCase(replace(case, domain=REAL)) for case in held_out]
-    for effect in effects:
-        for strength in sorted(set(strengths)) if effect == CURVE else (1.0,):
-            if strength > 0:
-                tests += [TestCase(case, effect, strength) for case in held_out]
-    return [Split(REAL, tuple(training), tuple(tests))]
+    for effect, strength in dict.fromkeys(sites):
+        if strength > 0:
+            tests += [TestCase(case, effect, strength) for case in held_out]
+    left_out = tuple(case for case in others if case not in training)
+    return [Split(REAL, tuple(training), tuple(tests), left_out)]

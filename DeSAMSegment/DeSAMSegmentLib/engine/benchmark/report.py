@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...data.cases import load
+from ...data.cases import patient_finder
 from ...data.slices import Slices, SliceSpec
 from ...data.volume import read_labels
 from ..training_set import restricted
@@ -16,6 +15,7 @@ from .methods import METHODS, TABLE_TITLES, TABLES, Method
 from .page import Block, Heading, Picture, Table, Text, write_pages
 from .plan import CURVE, REAL, Split
 from .plots import draw_curves, draw_methods
+from .runs import labelled, run_folder
 from .scores import Mean, Score, difference, mean
 
 PROTOCOL_TITLES = {"all": "all slices of every volume", "labelled": "labelled slices (the protocol of the paper)"}
@@ -36,8 +36,8 @@ class Material:
     Attributes:
       setup: facts about how the numbers came about, title -> text.
       points: grids that were tested; the first is the one of the tables.
-      patient_pattern: regular expression whose first group names the patient in a case's name.
-      values: of the labels that were trained.
+      patient_pattern: what tells the patient from a case's name.
+      labels: that were trained, value -> name.
     """
 
     folder: Path
@@ -49,7 +49,7 @@ class Material:
     scores: Sequence[Score]
     setup: dict[str, str]
     patient_pattern: str = ""
-    values: Sequence[int] = ()
+    labels: Mapping[int, str] = field(default_factory=dict)
 
     def of(self, method: Method, protocol: str = "all", points: int | None = None) -> list[Score]:
         """The scores of a method at the tables' grid, or at another."""
@@ -61,10 +61,9 @@ class Material:
         ]
 
     def patient(self, case: str) -> str:
-        match = re.search(self.patient_pattern, case) if self.patient_pattern else None
-        if match:
-            return match.group(1 if match.re.groups else 0)
-        return next((test.case.name for split in self.splits for test in split.test if test.name == case), case)
+        """The patient of a test case, however it was changed."""
+        known = (test.case.name for split in self.splits for test in split.test if test.name == case)
+        return patient_finder(self.patient_pattern)(next(known, case))
 
 
 def write_benchmark(material: Material) -> list[Path]:
@@ -216,9 +215,8 @@ def _pictures(material: Material) -> list[Block]:
 def _draw_case(material: Material, path: Path, title: str, source: str, name: str, seed: int) -> None:
     split = next(split for split in material.splits if split.source == source)
     test = next(test for test in split.test if test.name == name)
-    volume, truth = load(test.load())
-    assert truth is not None
-    truth = restricted(truth, material.values)
+    volume, truth = labelled(test.load())
+    truth = restricted(truth, list(material.labels))
     predictions: dict[str, Any] = {}
     for method in material.methods[:7]:
         file = run_folder(material.folder, source, method, seed) / "predictions" / f"{name}.nii.gz"
@@ -228,10 +226,4 @@ def _draw_case(material: Material, path: Path, title: str, source: str, name: st
                 if (score.source, score.seed, score.case) == (source, seed, name) and score.dice is not None
             ]  # fmt: skip
             predictions[method.id] = (read_labels(file).array, sum(found) / len(found) if found else None)
-    draw_methods(path, title, Slices(volume, SliceSpec.for_volume(volume)), truth, predictions)
-
-
-def run_folder(folder: Path, source: str, method: Method, seed: int) -> Path:
-    """Where a run lives."""
-    safe = re.sub(r"[^\w.-]+", "_", source)
-    return folder / "runs" / safe / method.id / f"seed{seed}"
+    draw_methods(path, title, Slices(volume, SliceSpec.for_volume(volume)), truth, predictions, material.labels)

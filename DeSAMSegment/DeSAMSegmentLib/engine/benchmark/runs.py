@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,8 +15,8 @@ import numpy as np
 from ...data.cases import Case, load
 from ...data.features import FeatureCache
 from ...data.slices import Slices
-from ...data.volume import write_labelmap
-from ...errors import BadInput
+from ...data.volume import Volume, write_labelmap
+from ...errors import BadInput, BadLabels
 from ...files import write_text
 from ...store.card import LabelInfo, ModelCard
 from ..events import EpochDone, Event, Finished, Log, Progress
@@ -48,6 +49,12 @@ class Run:
 
     def scores_path(self, points: int) -> Path:
         return self.folder / f"scores-{points}.csv"
+
+
+def run_folder(folder: Path, source: str, method: Method, seed: int) -> Path:
+    """Where a run lives."""
+    safe = re.sub(r"[^\w.-]+", "_", source)
+    return folder / "runs" / safe / method.id / f"seed{seed}"
 
 
 class Bench:
@@ -88,7 +95,7 @@ class Bench:
           BadInput: when the folder was made with other options or other cases.
         """
         path = run.folder / "run.json"
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(self._plan(run))):
+        if path.is_file() and _read_plan(path) != json.loads(json.dumps(self._plan(run))):
             raise BadInput(
                 f"{run.folder} was made with other options or other cases.", "Give another folder, or delete this one."
             )
@@ -160,8 +167,7 @@ class Bench:
         scores: list[Score] = []
         for done, test in enumerate(run.split.test, 1):
             case = self._loaded(test)
-            volume, truth = load(case)
-            assert truth is not None
+            volume, truth = labelled(case)
             truth = restricted(truth, [label.value for label in self.labels])
             prediction: np.ndarray | None = None
             for event in Segmentation(volume, model, segmenting, encoder).events(self.cache):
@@ -190,8 +196,27 @@ class Bench:
         if test.name in self.kept:
             return self.kept[test.name]
         case = test.load()
-        size = getattr(getattr(case.image, "array", None), "nbytes", 0)
-        if self.kept_bytes + size <= KEPT_BYTES:
+        assert isinstance(case.image, Volume)
+        if self.kept_bytes + case.image.array.nbytes <= KEPT_BYTES:
             self.kept[test.name] = case
-            self.kept_bytes += size
+            self.kept_bytes += case.image.array.nbytes
         return case
+
+
+def labelled(case: Case) -> tuple[Volume, np.ndarray]:
+    """The image of a case and its labels on the image's grid.
+
+    Raises:
+      BadVolume, BadLabels: for what cannot be read, and for a case without labels.
+    """
+    volume, truth = load(case)
+    if truth is None:
+        raise BadLabels(f"{case.name} has no labels to test against.", "Add its label map, or leave the case out.")
+    return volume, truth
+
+
+def _read_plan(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise BadInput(f"{path} is damaged.", f"Delete the folder {path.parent}: its run is then made again.") from None

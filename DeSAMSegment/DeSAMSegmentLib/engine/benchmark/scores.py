@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import BadInput
 from ...files import write_text
-from ..metrics import Metrics
+from ..metrics import MEASURES, Metrics
 
 RESAMPLES = 2000  # of the bootstrap
 
@@ -45,9 +46,6 @@ class Score:
         )
 
 
-MEASURES = ("dice", "hd95_mm", "assd_mm", "volume_error_percent")
-
-
 def write_scores(path: Path, scores: Sequence[Score]) -> None:
     """As CSV; an undefined value is an empty cell."""
     text = io.StringIO()
@@ -66,12 +64,21 @@ def _cell(value: Any) -> Any:
 
 
 def read_scores(path: Path) -> list[Score]:
-    """The inverse of ``write_scores``."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [_score(row) for row in csv.DictReader(file)]
+    """The inverse of ``write_scores``.
+
+    Raises:
+      BadInput: for a damaged file.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [_score(row) for row in csv.DictReader(file)]
+    except (ValueError, KeyError, TypeError, csv.Error):
+        raise BadInput(f"{path} is damaged.", "Delete it: this run is then tested again.") from None
 
 
 def _score(row: dict[str, str]) -> Score:
+    if None in row.values():
+        raise ValueError("a row is cut short")
     numbers = {key: float(row[key]) if row[key] else None for key in MEASURES}
     texts = {key: row[key] for key in ("source", "method", "case", "domain", "label", "protocol")}
     return Score(seed=int(row["seed"]), points=int(row["points"]), **texts, **numbers)  # type: ignore[arg-type]
