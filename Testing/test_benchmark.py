@@ -281,6 +281,17 @@ def test_a_damaged_record_of_a_run_is_named(tmp_path: Path, quick_features: None
         conduct(tmp_path, options)
 
 
+def test_a_damaged_model_of_a_run_is_named(tmp_path: Path, quick_features: None) -> None:
+    options = quick(balls("AA"), "desam-b", seeds=(0,))
+    conduct(tmp_path, options)
+    folder = tmp_path / "runs/real/desam-b/seed0"
+    (folder / "scores-0.csv").unlink()
+    model = folder / "model" / "best.desam"
+    model.write_bytes(model.read_bytes()[:2000])
+    with pytest.raises(BadInput, match=r"real/desam-b/seed 0.*best\.desam.*Delete the folder"):
+        conduct(tmp_path, options)
+
+
 def test_a_case_to_test_on_that_cannot_be_read_is_told_before_training(
     tmp_path: Path, quick_features: None, dataset: Path
 ) -> None:

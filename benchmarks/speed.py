@@ -190,6 +190,18 @@ class Bench:
             self.compare(pair, "training step", name, "train_step", 2, baseline=options,
                          ours={**options, "train_prim": False}, target=2)  # fmt: skip
 
+    def kept(self) -> None:
+        """What is kept between slices and steps, against this project's own code without it."""
+        group = "kept in memory"
+        with self.sides("lite_medsam, a slice seen before") as pair:
+            options = {"shape": "lite_medsam", "points": 81}
+            self.compare(pair, group, "lite_medsam, 9 x 9 on a slice seen before, against its first time",
+                         "decode_again", 5, baseline=options, ours=options)  # fmt: skip
+        with self.sides("lite_medsam, a training step of our own on both sides") as pair:
+            options = {"shape": "lite_medsam", "slices": 2 if self.quick else 8, "points": 1, "train_prim": False}
+            self.compare(pair, group, f"training step, {options['slices']} slices x 1 point, allocator tuned, against "
+                         "the C library's own way", "own_train_step", 3, baseline=options, ours=options)  # fmt: skip
+
     def caches(self) -> None:
         with self.sides("cache") as pair:
             for codec in ("float16", "int8"):
@@ -246,7 +258,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer repetitions; results are printed, not written")
     parser.add_argument("--one-batch", action="store_true", help="of nine equal baseline batches run one, times nine")
     parser.add_argument("--threads", type=int, default=1, help="threads of each side (1: CPU time means most)")
-    groups = ["encoders", "grids", "boxes", "training", "caches"]
+    groups = ["encoders", "grids", "boxes", "training", "kept", "caches"]
     parser.add_argument("--only", nargs="*", default=groups, choices=groups, help="some of the groups")
     options = parser.parse_args()
     started, about = time.time(), machine(options.threads)

@@ -34,6 +34,7 @@ from DeSAMSegmentLib.model.config import WIDTHS, DeSAMConfig  # noqa: E402
 from DeSAMSegmentLib.model.desam import DeSAM  # noqa: E402
 from DeSAMSegmentLib.model.image_encoder import ImageEncoder  # noqa: E402
 from DeSAMSegmentLib.model.reference import tensors_from_reference  # noqa: E402
+from DeSAMSegmentLib.model.token_memory import TokenMemory  # noqa: E402
 from DeSAMSegmentLib.model.types import Features, Prompts  # noqa: E402
 
 # Level widths and PDMM width of the three shapes.
@@ -183,6 +184,20 @@ def decode_box(side: str, shape: str, batches: int | None = None) -> Callable[[]
     return lambda: {"mask": (decoder.box(slice_features, batches)[1][0, 0] > 0).numpy()}
 
 
+def decode_again(side: str, shape: str, points: int) -> Callable[[], Any]:
+    """The best point's mask by our own decoder; the side "ours" has scored these points on this slice before."""
+    slice_features, prompts, model = features(shape, 1), Prompts.points(grid(shape, round(points**0.5))), ours(shape)
+    memory = (TokenMemory(), "slice") if side == "ours" else None
+
+    def run() -> dict[str, Any]:
+        decoder = model.begin(slice_features, memory)
+        best = int(decoder.score(prompts).argmax())
+        return {"mask": (decoder.masks([best])[0, 0] > 0).numpy()}
+
+    run()
+    return run
+
+
 def sam_generator(side: str, shape: str) -> Callable[[], Any]:
     """segment-anything's automatic mask generator, its part without torchvision: 81 points in batches of 64."""
     decoder, neck = published(shape, 9), features(shape, 1).neck
@@ -233,6 +248,13 @@ def train_step(
     return run
 
 
+def own_train_step(side: str, **options: Any) -> Callable[[], dict[str, float]]:
+    """Our own step in both processes, of which only that of "ours" has tuned its allocator."""
+    run = train_step("ours", **options)
+    run()
+    return run
+
+
 def total_loss(iou: Tensor, logits: Tensor, target: Tensor, inside: Tensor) -> Tensor:
     p = logits.sigmoid()
     overlap = (p * target).sum((2, 3))
@@ -278,7 +300,8 @@ def cache(side: str, what: str, codec: str = "float16") -> Callable[[], Any]:
 
 
 TASKS: dict[str, Callable[..., Callable[[], Any]]] = {
-    f.__name__: f for f in (encode, decode_grid, decode_box, sam_generator, train_step, cache)
+    f.__name__: f
+    for f in (encode, decode_grid, decode_again, decode_box, sam_generator, train_step, own_train_step, cache)
 }
 
 

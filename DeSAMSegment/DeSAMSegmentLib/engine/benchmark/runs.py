@@ -16,7 +16,7 @@ from ...data.cases import Case, load
 from ...data.features import FeatureCache
 from ...data.slices import Slices
 from ...data.volume import Volume, write_labelmap
-from ...errors import BadInput, BadLabels
+from ...errors import BadInput, BadLabels, BadModelFile
 from ...files import write_text
 from ...store.card import LabelInfo, ModelCard
 from ..events import EpochDone, Event, Finished, Log, Progress
@@ -136,7 +136,12 @@ class Bench:
             elif isinstance(event, Progress | Log):
                 yield replace(event, text=f"{run.name}: {event.text}")
         write_text(run.folder / "seconds.json", json.dumps({"train": round(time.perf_counter() - begun, 1)}))
-        return load_model(folder / "best.desam")
+        try:
+            return load_model(folder / "best.desam")
+        except BadModelFile as error:
+            raise BadInput(
+                f"{run.name}: {error.what}", f"Delete the folder {run.folder}: its run is then made again."
+            ) from error
 
     def _untouched(self, run: Run, options: TrainOptions) -> Generator[Event, None, DeSAM]:
         """SAM's own decoder as it comes, in the shape of a model."""
