@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from DeSAMSegmentLib.data.cases import Case, Dataset
 from DeSAMSegmentLib.data.volume import Volume
 from DeSAMSegmentLib.engine.loading import Encoder
 from DeSAMSegmentLib.model.backbones import BACKBONES
@@ -50,3 +51,9 @@ def ball_volume(
     array = (100 + 80 * inside + rng.normal(0, 12, shape)).astype(np.int16)
     affine = np.diag([0.8, 0.7, 4.0, 1.0]) if ijk_to_ras is None else ijk_to_ras
     return Volume(array, affine, name=f"ball{seed}"), inside.astype(np.uint8)
+
+
+def balls(domains: str) -> Dataset:
+    """One case per letter, the letter being its domain."""
+    cases = [Case(f"ball{i}", *ball_volume(i), domain) for i, domain in enumerate(domains)]  # type: ignore[misc]
+    return Dataset("balls", cases, {1: "ball"})

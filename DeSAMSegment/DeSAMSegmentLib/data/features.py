@@ -110,15 +110,15 @@ class FeatureCache:
             os.utime(path)  # the time of last use, which decides who goes first
         return stored
 
-    def put(self, key: str, arrays: Mapping[str, np.ndarray]) -> bool:
+    def put(self, key: str, arrays: Mapping[str, np.ndarray] | StoredFeatures) -> bool:
         """Stores arrays (C, ...) under a key. False when they could not be kept: a cache never stops a job.
 
-        Values beyond the range of float16 are kept as float32.
+        Values beyond the range of float16 are kept as float32. What is rounded already is taken as it is.
         """
         path = self.path(key)
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
-            parts = _encode(key, arrays, self.codec)
+            parts = _encode(key, arrays if isinstance(arrays, StoredFeatures) else as_stored(arrays, self.codec))
             size = sum(len(part) for part in parts)
             if size > self.limit_bytes:
                 return False
@@ -178,7 +178,7 @@ class FeatureCache:
         self._known_bytes = used + size
 
 
-def _encode(key: str, arrays: Mapping[str, np.ndarray], codec: str) -> list[bytes | memoryview]:
+def _encode(key: str, features: StoredFeatures) -> list[bytes | memoryview]:
     """The pieces of a file in order."""
     header: dict[str, Any] = {"key": key, "arrays": {}}
     pieces: list[memoryview] = []
@@ -194,9 +194,9 @@ def _encode(key: str, arrays: Mapping[str, np.ndarray], codec: str) -> list[byte
         offset += len(raw) + gap
         return entry
 
-    for name, array in arrays.items():
-        values, scale = _quantise(np.asarray(array), codec)
+    for name, values in features.arrays.items():
         entry = add(values)
+        scale = features.scales[name]
         if scale is not None:
             entry["scale"] = add(scale)
         header["arrays"][name] = entry

@@ -7,39 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import numpy as np
-import torch
 
-from ..data.features import DEFAULT_CODEC, FeatureCache, StoredFeatures, as_stored
+from ..data.features import FeatureCache, StoredFeatures
 from ..data.slices import Slices
 from ..model.types import Features
 from .loading import Encoder
-
-LEVELS = ("level0", "level1", "level2")
+from .rounding import rounded, to_features, to_rounded, to_stored, widened
 
 
 def slice_key(slices: Slices, index: int, encoder_key: str) -> str:
     """The cache key of one slice's features: content, preparation and encoder, nothing else."""
     return f"{slices.content_key}.{index}.{encoder_key}"
-
-
-def to_arrays(features: Features) -> dict[str, np.ndarray]:
-    """One slice's features (B = 1) as arrays (C, 64, 64); the cache rounds them."""
-    named = dict(zip(LEVELS, features.levels, strict=True)) | {"neck": features.neck}
-    return {name: tensor[0].float().cpu().numpy() for name, tensor in named.items()}
-
-
-def to_features(stored: StoredFeatures, device: torch.device) -> Features:
-    """Cached arrays as float32 features (B = 1) on ``device``."""
-    # torch widens faster than numpy, and half the bytes go to a GPU; what float16 could not hold is kept as float32
-    plain = all(array.dtype == np.float16 for array in stored.arrays.values())
-    dense = stored.dense(np.float16 if plain else np.float32)
-    tensors = {name: torch.tensor(array).to(device).float()[None] for name, array in dense.items()}
-    return Features([tensors[name] for name in LEVELS], tensors["neck"])
-
-
-def rounded(features: Features, codec: str = DEFAULT_CODEC) -> Features:
-    """One slice's features as a cache would give them back, so that runs with and without one agree bit for bit."""
-    return to_features(as_stored(to_arrays(features), codec), features.neck.device)
 
 
 class FeatureStream:
@@ -102,14 +80,12 @@ class FeatureStream:
             yield index, self._keep(index, features)
 
     def _keep(self, index: int, features: Features) -> Features:
-        """Puts fresh features into the cache and hands them out as they come back from it."""
-        if self.cache:
-            self.cache.put(self.key(index), to_arrays(features))
-            stored = self.stored(index)
-            if stored is not None:
-                return to_features(stored, self.encoder.device)
-            return rounded(features, self.cache.codec)
-        return rounded(features)
+        """Puts fresh features into the cache and hands them out as they will come back from it."""
+        if self.cache is None:
+            return rounded(features)
+        parts = to_rounded(features, self.cache.codec)
+        self.cache.put(self.key(index), to_stored(parts))
+        return widened(parts)
 
     def fill(self, indices: Iterable[int]) -> Iterator[int]:
         """Makes sure that the cache holds ``indices``; yields each when it does."""

@@ -21,7 +21,8 @@ from ..model.types import Features
 from .events import Event, Progress
 from .loading import Encoder
 from .options import TrainOptions
-from .stream import FeatureStream, to_features
+from .rounding import to_features
+from .stream import FeatureStream
 from .styles import stylise
 
 
