@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 from DeSAMSegmentLib.data.cases import Case
 from DeSAMSegmentLib.data.features import FeatureCache
 from DeSAMSegmentLib.engine.events import EpochDone, Finished, Progress
+from DeSAMSegmentLib.engine.learner import Learner
 from DeSAMSegmentLib.engine.loading import DeSAM
 from DeSAMSegmentLib.engine.options import SegmentOptions, TrainOptions
 from DeSAMSegmentLib.engine.segment import segment
 from DeSAMSegmentLib.engine.train import TrainResult, train
+from DeSAMSegmentLib.engine.training_set import TrainingSet
 from DeSAMSegmentLib.errors import BadInput, BadLabels
 from DeSAMSegmentLib.model.types import Features
 from standin import ball_volume, stand_in_encoder
@@ -85,6 +88,25 @@ def test_a_resumed_run_continues_bit_for_bit(tmp_path, cache, mode) -> None:
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
     whole, broken = (DeSAM.load(tmp_path / name / "last.desam").tensors() for name in ("whole", "broken"))
     assert all((whole[name] == broken[name]).all() for name in whole)
+
+
+@pytest.mark.parametrize(("minutes", "epochs"), [(5, 1), (14, 2), (16, 3), (None, 6)])
+def test_a_time_limit_counts_the_features_and_holds_whole_epochs(tmp_path, cache, monkeypatch, minutes, epochs) -> None:
+    clock = [0.0]
+
+    def lasting(seconds, work):
+        def slow(*args, **options):
+            clock[0] += seconds
+            return work(*args, **options)
+
+        return slow
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(TrainingSet, "prepare", lasting(600, TrainingSet.prepare))
+    monkeypatch.setattr(Learner, "step", lasting(60, Learner.step))
+    options = quick(minutes=minutes, epochs=6, batch_size=3, validation_fraction=0)
+    done, _ = run(ball_cases(1), tmp_path / "run", cache, options)  # 5 slices, two steps to an epoch
+    assert len(done) == epochs
 
 
 def test_a_stopped_run_keeps_the_best_model_so_far(tmp_path, cache) -> None:

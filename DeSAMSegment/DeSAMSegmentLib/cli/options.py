@@ -76,7 +76,7 @@ HELP: dict[type, dict[str, str]] = {
         "iou_weight": "Weight of the IoU loss.",
         "reference_losses": "Losses of the published code: Dice only, L1 on the IoU.",
         "patience": "Epochs without a better validation before stopping; 0 = never stop early.",
-        "minutes": "Stop after this long and keep the best; 0 = no limit.",
+        "minutes": "Stop after this long, features included, and keep the best; 0 = no limit.",
         "base": "Model to start from, a file or a name; default: SAM's own decoder.",
         "patient_pattern": "Regular expression whose first group names the patient in a case's name.",
         "amp": "Half precision on CUDA.",

@@ -163,14 +163,16 @@ class _Training:
         where = devices.describe(self.encoder.device)
         yield Started("train", options.name, options.epochs, "epoch", where)
         data = TrainingSet(training, self.values, spec, options, self.encoder, cache, excluded)
+        begun = time.perf_counter()
         yield from data.prepare()
+        self.prepared = time.perf_counter() - begun
         model = self._model(spec)
         learner = Learner(model, self.values, options, self.encoder.device, self.log.append)
         if self.resume:
             state = self.folder.restore(learner)
             yield Log(f"Resuming after epoch {state.epoch}.")
         self.validate_every = validation_interval(held_out, data)
-        begun = time.perf_counter() - state.seconds
+        begun = time.perf_counter() - (state.seconds or self.prepared)  # features are part of the time
         while state.epoch < state.epochs and not self._exhausted(state):
             yield from self._epoch(learner, data, held_out, cache, state, begun)
         seconds = time.perf_counter() - begun
@@ -258,8 +260,8 @@ class _Training:
         """After the first validation: as many epochs as the time limit holds, so that the rate still decays to zero."""
         if self.options.minutes is None or state.epoch != self.validate_every:
             return
-        each = state.seconds / state.epoch
-        affordable = max(state.epoch, int(self.options.minutes * 60 / each))
+        each = (state.seconds - self.prepared) / state.epoch
+        affordable = max(state.epoch, int((self.options.minutes * 60 - self.prepared) / each))
         if affordable < state.epochs:
             self.log.append(f"{self.options.minutes:g} minutes hold {affordable} epochs of {each:.0f} s.")
             state.epochs = affordable
