@@ -16,6 +16,7 @@ from DeSAMSegmentLib.model.instance_norm import (
     normalise_elsewhere,
     normalise_on_cpu,
 )
+from DeSAMSegmentLib.model.layout import channels_last
 from DeSAMSegmentLib.model.prim_slice import PrimSlice
 from DeSAMSegmentLib.model.prompt_encoder import PromptEncoder
 from DeSAMSegmentLib.model.residual_block import ResidualBlock, SqueezeExcitation
@@ -48,6 +49,22 @@ def test_a_second_salt_decodes_alike_on_the_fast_and_the_published_path():
     assert (logits - decoded.logits).abs().max() < 1e-4
     assert iou.std() > 1e-3
     assert logits.std() > 0.1
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 4, 6), (3, 1, 4, 4), (2, 7, 1, 3), (2, 3, 1, 1)])
+@pytest.mark.parametrize("kind", ["plain", "channels last", "part", "learning"])
+def test_the_layout_changes_and_the_values_stay(shape, kind):
+    x = torch.randn(shape)
+    given = {
+        "plain": x,
+        "channels last": x.contiguous(memory_format=torch.channels_last),
+        "part": torch.cat([x, x], dim=3)[..., : shape[3]],
+        "learning": x.clone().requires_grad_(),
+    }[kind]
+    laid = channels_last(given)
+    assert torch.equal(laid.detach(), x)
+    assert laid.is_contiguous(memory_format=torch.channels_last)
+    assert laid.requires_grad == given.requires_grad
 
 
 def test_prims_mixture_form_equals_the_plain_transformer():

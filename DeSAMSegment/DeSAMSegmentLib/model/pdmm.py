@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import EMBED_DIM, DeSAMConfig
+from .layout import channels_last
 from .linear import pointwise
 from .residual_block import ResidualBlock, SkipTerms
 
@@ -89,7 +90,7 @@ class Pdmm(nn.Module):
         """levels: three (B, C_i, 64, 64), shallow to deep."""
         dtype = self.head.weight.dtype
         deep, middle, shallow = (
-            branch(level.to(dtype, memory_format=torch.channels_last))
+            branch(channels_last(level.to(dtype)))
             for branch, level in zip(self.branches, reversed(levels), strict=True)
         )
         up = (self.up[0].block.skip_terms(middle), self.up[1].block.skip_terms(shallow))  # type: ignore[union-attr, operator]
