@@ -108,6 +108,7 @@ def main() -> None:
         learning_rate=1e-3,
         batch_size=2,
         patience=None,
+        styles=0,  # the rest of this very volume is to be segmented: no other scanner is in sight
     )
     trained = follow(train([case], LABELS, out / "run", options, cache=cache), view, quiet=(Saved,))
 
