@@ -142,6 +142,18 @@ def load(case: Case) -> tuple[Volume, np.ndarray | None]:
     return volume, resample_labels(read_labels(case.labels), volume)
 
 
+def load_labelled(case: Case) -> tuple[Volume, np.ndarray]:
+    """The image of a case and its labels on the image's grid.
+
+    Raises:
+      BadVolume, BadLabels: for what cannot be read, and for a case without labels.
+    """
+    volume, truth = load(case)
+    if truth is None:
+        raise BadLabels(f"{case.name} has no labels to test against.", "Add its label map, or leave the case out.")
+    return volume, truth
+
+
 def require_labels(cases: Iterable[Case], values: Iterable[int]) -> None:
     """Checks before a long job that every label asked for is drawn in at least one case.
 

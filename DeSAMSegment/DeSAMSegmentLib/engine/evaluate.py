@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.cases import Case, load
+from ..data.cases import Case, load_labelled
 from ..data.slices import Slices, SliceSpec
 from ..data.volume import Volume, read_labels, resample_labels, write_labelmap
 from ..errors import BadDataset, BadInput, BadLabels, DeSAMError, DiskFull
@@ -134,9 +134,7 @@ def _score_case(
     """Segments or reads one case, scores and draws it; returns label name -> protocol -> Metrics."""
     from .pictures import draw_case
 
-    volume, truth = load(case)
-    if truth is None:
-        raise BadLabels(f"{case.name} has no labels to compare with.", "Evaluate labelled cases only.")
+    volume, truth = load_labelled(case)
     prediction = slices = None
     for item in segmenter(case, volume):
         if isinstance(item, tuple):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...data.cases import load_labelled
 from ...data.features import FeatureCache
 from ...errors import BadInput
 from ...store.card import LabelInfo
@@ -20,7 +21,7 @@ from ..options import SegmentOptions, TrainOptions
 from .methods import Method
 from .plan import REAL, Split
 from .report import Material, write_benchmark
-from .runs import Bench, Run, labelled, run_folder
+from .runs import Bench, Run, run_folder
 from .scores import Score, mean, read_scores, write_scores
 
 
@@ -136,7 +137,7 @@ def _readable(splits: Sequence[Split]) -> Iterator[Event]:
     """
     cases = list({test.case.name: test.case for split in splits for test in split.test}.values())
     for done, case in enumerate(cases, 1):
-        labelled(case)
+        load_labelled(case)
         yield Progress("reading the cases to test on", done, len(cases))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...data.cases import patient_finder
+from ...data.cases import load_labelled, patient_finder
 from ...data.slices import Slices, SliceSpec
 from ...data.volume import read_labels
 from ..training_set import restricted
@@ -15,7 +15,7 @@ from .methods import METHODS, TABLE_TITLES, TABLES, Method
 from .page import Block, Heading, Picture, Table, Text, write_pages
 from .plan import CURVE, REAL, Split
 from .plots import draw_curves, draw_methods
-from .runs import labelled, run_folder
+from .runs import run_folder
 from .scores import Mean, Score, difference, mean
 
 PROTOCOL_TITLES = {"all": "all slices of every volume", "labelled": "labelled slices (the protocol of the paper)"}
@@ -215,7 +215,7 @@ def _pictures(material: Material) -> list[Block]:
 def _draw_case(material: Material, path: Path, title: str, source: str, name: str, seed: int) -> None:
     split = next(split for split in material.splits if split.source == source)
     test = next(test for test in split.test if test.name == name)
-    volume, truth = labelled(test.load())
+    volume, truth = load_labelled(test.load())
     truth = restricted(truth, list(material.labels))
     predictions: dict[str, Any] = {}
     for method in material.methods[:7]:

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ...data.cases import Case, load
+from ...data.cases import Case, load, load_labelled
 from ...data.features import FeatureCache
 from ...data.slices import Slices
 from ...data.volume import Volume, write_labelmap
-from ...errors import BadInput, BadLabels, BadModelFile
+from ...errors import BadInput, BadModelFile
 from ...files import write_text
 from ...store.card import LabelInfo, ModelCard
 from ..events import EpochDone, Event, Finished, Log, Progress
@@ -172,7 +172,7 @@ class Bench:
         scores: list[Score] = []
         for done, test in enumerate(run.split.test, 1):
             case = self._loaded(test)
-            volume, truth = labelled(case)
+            volume, truth = load_labelled(case)
             truth = restricted(truth, [label.value for label in self.labels])
             prediction: np.ndarray | None = None
             for event in Segmentation(volume, model, segmenting, encoder).events(self.cache):
@@ -206,18 +206,6 @@ class Bench:
             self.kept[test.name] = case
             self.kept_bytes += case.image.array.nbytes
         return case
-
-
-def labelled(case: Case) -> tuple[Volume, np.ndarray]:
-    """The image of a case and its labels on the image's grid.
-
-    Raises:
-      BadVolume, BadLabels: for what cannot be read, and for a case without labels.
-    """
-    volume, truth = load(case)
-    if truth is None:
-        raise BadLabels(f"{case.name} has no labels to test against.", "Add its label map, or leave the case out.")
-    return volume, truth
 
 
 def _read_plan(path: Path) -> Any:
