@@ -207,3 +207,15 @@ def test_real_scans_flipped_by_hand_give_the_same_pictures(name):
     for i in range(0, len(here), 5):
         assert np.array_equal(here.image(i), there.image(i))
         assert np.array_equal(here.truth(labels, i), there.truth(other_labels, i))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "blank"),
+    [(-1000, -300, True), (500, 3000, True), (40, 40, True), (-1000, -100, False), (100, 3000, False)],
+)
+def test_a_slice_outside_the_window_is_blank(low, high, blank):
+    array = np.linspace(-1000, 3000, 4 * 20 * 20).reshape(4, 20, 20).astype(np.int16)
+    array[2] = np.linspace(low, high, 400).reshape(20, 20)
+    slices = Slices(Volume(array, np.eye(4), "ct"), SliceSpec("axial", "window", (-160, 240)))
+    assert slices.is_blank(2) is blank
+    assert bool(np.ptp(slices.image(2)) == 0) is blank

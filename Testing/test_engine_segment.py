@@ -107,6 +107,30 @@ def test_a_slice_range_leaves_the_other_slices_empty(model) -> None:
         run(volume, model, SegmentOptions(mode="box", slice_range=(7, 9)))
 
 
+def test_blank_slices_stay_empty_and_are_never_encoded(model) -> None:
+    volume, _ = ball_volume()
+    blank = [0, 1, len(volume.array) - 1]
+    volume.array[blank] = 0
+    encoder = stand_in_encoder()
+    shown = []
+    encode = encoder.encode
+    encoder.encode = lambda images: shown.extend(images) or encode(images)
+    events = list(segment(volume, model, BOX, encoder=encoder))
+    slices = [event for event in events if isinstance(event, SliceDone)]
+    assert [event.done for event in slices] == list(range(1, len(volume.array) + 1))
+    assert len(shown) == len(volume.array) - len(blank)
+    assert not events[-1].result.labels[blank].any()
+    assert events[-1].result.labels[2:-1].any()
+    assert all(events[-1].result.confidence[index] == 1.0 for index in blank)
+
+
+def test_a_volume_of_one_value_has_nothing_in_it(model) -> None:
+    volume, _ = ball_volume()
+    volume.array[:] = 7
+    _, result = run(volume, model)
+    assert not result.labels.any()
+
+
 def test_the_grid_hands_out_its_points_and_which_one_was_chosen(model) -> None:
     volume, _ = ball_volume(shape=(1, 48, 40))
     options = SegmentOptions(mode="grid", points=3, iou_threshold=0.0, keep_points=True)

@@ -144,6 +144,13 @@ class Slices:
         picture[row : row + rows, column : column + columns] = grey
         return picture
 
+    def is_blank(self, i: int) -> bool:
+        """Whether the picture of slice ``i`` is a single grey: padding, or all of it below or above the window."""
+        raw = self._plane(self.volume.array, i)
+        least, most = raw.min(), raw.max()
+        low, high = self.limits
+        return bool(least == most or most <= low or least >= high)
+
     def native_image(self, i: int) -> np.ndarray:
         """Slice ``i`` in grey 0..255 before resizing: (H, W) float32 of whole numbers, canonical orientation."""
         raw = self._plane(self.volume.array, i)

@@ -14,6 +14,7 @@ from ..data.slices import Slices, SliceSpec
 from ..data.volume import Volume
 from ..errors import BadInput
 from ..model.token_memory import TokenMemory
+from ..model.types import Features
 from ..store.card import ModelCard
 from . import device as devices
 from . import planner
@@ -122,13 +123,13 @@ class Segmentation:
         stream = FeatureStream(self.slices, self.encoder, cache)
         frozen = self.model.memory_name() if self.settings.mode == "grid" else None
         codec = cache.codec if cache else ""
-        for done, (index, features) in enumerate(stream.iterate(indices), 1):
+        for done, (index, features) in enumerate(self._features(stream, indices), 1):
             memory = (self.encoder.tokens, f"{frozen}.{codec}.{stream.key(index)}") if frozen else None
-            predictions = self._predict(features, memory)
+            predictions = [] if features is None else self._predict(features, memory)
             position, labels = self.slices.place(index, self._label_map(predictions))
             self._write(position, labels)
-            confidence[position] = min(p.confidence for p in predictions)
-            agreement[position] = min(p.agreement for p in predictions)
+            confidence[position] = min((p.confidence for p in predictions), default=1.0)
+            agreement[position] = min((p.agreement for p in predictions), default=1.0)
             yield from self._logged()
             now = time.perf_counter()
             yield SliceDone(
@@ -157,7 +158,14 @@ class Segmentation:
             )
         return chosen
 
-    def _predict(self, features, memory: tuple[TokenMemory, str] | None = None) -> list[LabelPrediction]:
+    def _features(self, stream: FeatureStream, indices: list[int]) -> Iterator[tuple[int, Features | None]]:
+        """(slice index, its features) in order; None for a blank slice, which can only be empty and costs nothing."""
+        blank = {index for index in indices if self.slices.is_blank(index)}
+        encoded = stream.iterate(index for index in indices if index not in blank)
+        for index in indices:
+            yield index, None if index in blank else next(encoded)[1]
+
+    def _predict(self, features: Features, memory: tuple[TokenMemory, str] | None = None) -> list[LabelPrediction]:
         """Predicts one slice; out of memory halves the prompts per batch, then moves decoder and encoder to the CPU."""
         if features.neck.device != next(self.model.parameters()).device:
             self.model.to(features.neck.device)
@@ -183,6 +191,8 @@ class Segmentation:
     def _label_map(self, predictions: list[LabelPrediction]) -> np.ndarray:
         """Label values (H, W) on the canonical native slice: logits are resampled, then thresholded, then compared."""
         labels = np.zeros(self.slices.native_shape, np.uint8)
+        if not predictions:  # a blank slice
+            return labels
         best = np.full(labels.shape, self.settings.mask_logit, np.float32)
         for value, prediction in zip(self.values, predictions, strict=True):
             if prediction.logits is None:
