@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from DeSAMSegmentLib.engine.events import Progress
 from DeSAMSegmentLib.jobs import protocol
-from DeSAMSegmentLib.jobs.client import CANCEL_SECONDS, Client, JobEnd, words_for_death
+from DeSAMSegmentLib.jobs.client import ANSWER_SECONDS, CANCEL_SECONDS, Client, JobEnd, words_for_death
 from DeSAMSegmentLib.jobs.requests import DownloadRequest
 
 REQUEST = DownloadRequest("medsam")
@@ -104,6 +105,44 @@ def test_a_worker_that_ignores_a_cancel_is_killed_with_its_children(desk: Desk) 
     assert not desk.client.busy
 
 
+def test_a_worker_that_never_takes_its_request_is_given_up_with_words(desk: Desk) -> None:
+    desk.submit()
+    desk.now += ANSWER_SECONDS - 1
+    desk.client.tick()
+    assert desk.client.busy
+    desk.now += 2
+    desk.client.tick()
+    assert desk.killed == [4711]
+    assert [end.how for end in desk.ends] == ["failed"]
+    assert "does not answer" in desk.ends[0].text
+    assert not desk.process.alive
+
+
+def test_a_request_that_was_taken_may_compute_for_as_long_as_it_likes(desk: Desk) -> None:
+    identifier = desk.submit()
+    desk.process.says({"id": identifier, "taken": True})
+    desk.client.drain()
+    desk.now += 100 * ANSWER_SECONDS
+    desk.client.tick()
+    assert desk.client.busy
+    assert desk.ends == []
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_the_folder_of_a_worker_goes_with_it(desk: Desk, tmp_path: Path, how: str) -> None:
+    folder = tmp_path / "desam-worker-1"
+    folder.mkdir()
+    (folder / "result.npy").write_bytes(b"large")
+    desk.submit()
+    desk.process.says({"ready": {"pid": 4711, "folder": folder, "version": 1}})
+    desk.client.drain()
+    if how == "stopped":
+        desk.client.stop()
+    else:
+        desk.process.on_exit(0, 9)
+    assert not folder.exists()
+
+
 def test_a_killed_worker_fails_the_job_once_and_the_next_one_starts_a_new_process(desk: Desk) -> None:
     desk.submit()
     desk.process.alive = False
@@ -134,6 +173,8 @@ def test_a_second_request_while_busy_is_a_mistake_of_the_caller(desk: Desk) -> N
         (0, 9, [], True, "memory ran out"),
         (137, 0, [], True, "memory ran out"),
         (0, 11, [], True, "crashed (signal 11)"),
+        (1, 0, ["error: [python-real] exit abnormally - Report the problem."], True, "memory ran out"),
+        (1, 0, ["error: [python-real] exit abnormally - Report the problem."], False, "memory ran out"),
         (1, 0, ["ModuleNotFoundError: No module named 'torch'"], False, "Install the packages"),
         (1, 0, ["ImportError: DLL load failed while importing _C"], False, "cannot be loaded"),
         (1, 0, ["Traceback", "OSError: bad"], False, "could not start (OSError: bad)"),

@@ -52,7 +52,8 @@ def ask(identifier: int, request: str) -> bytes:
 def test_requests_are_answered_in_order_with_one_end_each() -> None:
     messages = replies(ask(1, "2"), ask(2, "1"))
     assert "ready" in messages[0]
-    assert [m["id"] for m in messages[1:]] == [1, 1, 1, 2, 2]
+    assert sorted(m["id"] for m in messages if "taken" in m) == [1, 2]
+    assert [m["id"] for m in messages[1:] if "taken" not in m] == [1, 1, 1, 2, 2]
     assert [m["end"]["how"] for m in messages if "end" in m] == ["finished", "finished"]
 
 
@@ -98,8 +99,11 @@ def test_a_real_child_answers_a_bad_request_and_lives_on() -> None:
             client.drain()
     assert [end.how for end in ends] == ["failed", "failed"]
     assert process.running()
+    folder = client._worker_folder
+    assert folder.is_dir()
     client.stop()
     assert not process.running()
+    assert not folder.exists()
 
 
 def test_a_child_killed_in_the_middle_ends_the_job_with_words() -> None:
@@ -124,6 +128,17 @@ def test_what_prints_does_not_disturb_the_messages() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=worker_environment(), check=True)
     assert done.stdout == b"clean\n"
     assert all(text in done.stderr for text in (b"from python", b"from a child", b"from C"))
+
+
+def test_who_looks_at_standard_input_finds_nothing_and_takes_no_request() -> None:
+    code = (
+        "import os, sys; from DeSAMSegmentLib.jobs import worker as w; source = w._private_stdin();"
+        "print(repr(sys.stdin.read()), os.read(0, 10), source.readline())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=b"request\n", capture_output=True, env=worker_environment(), check=True
+    )
+    assert done.stdout.split() == [b"''", b"b''", b"b'request\\n'"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups")

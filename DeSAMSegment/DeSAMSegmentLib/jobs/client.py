@@ -11,6 +11,7 @@ No Qt and no thread: whoever owns the event loop calls ``feed`` when output arri
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -23,6 +24,7 @@ from ..engine.events import Event
 from . import protocol
 
 CANCEL_SECONDS = 15.0  # a worker that does not stop by then is killed; finished slices are here already
+ANSWER_SECONDS = 120.0  # a worker that has not even taken the request by then never will; a cold start needs 1 to 20
 STDERR_LINES = 60
 
 
@@ -56,7 +58,9 @@ class _Job:
     identifier: int
     on_event: Callable[[Event], None]
     on_end: Callable[[JobEnd], None]
+    submitted_at: float
     cancelled_at: float | None = None
+    is_taken: bool = False
 
 
 class Client:
@@ -82,6 +86,7 @@ class Client:
         self._job: _Job | None = None
         self._next = 1
         self.worker_pid: int | None = None
+        self._worker_folder: Any = None
         self.on_log: Callable[[str], None] = lambda text: None
 
     @property
@@ -98,7 +103,7 @@ class Client:
         """Sends a request; ``on_end`` is called exactly once, after the last ``on_event``."""
         if self.busy:
             raise RuntimeError("The worker is busy: cancel its job or wait for it.")
-        job = _Job(self._next, on_event, on_end)
+        job = _Job(self._next, on_event, on_end, self._clock())
         self._job, self._next = job, self._next + 1
         if not self._process.running():
             self._reset()
@@ -114,21 +119,30 @@ class Client:
             self._process.write(protocol.to_line({"cancel": self._job.identifier}))
 
     def tick(self) -> None:
-        """Call now and then: kills a worker that ignores a cancel."""
+        """Call now and then: kills a worker that ignores a cancel, or that has not answered at all."""
         job = self._job
-        if job and job.cancelled_at is not None and self._clock() - job.cancelled_at > CANCEL_SECONDS:
+        if job is None:
+            return
+        if job.cancelled_at is not None and self._clock() - job.cancelled_at > CANCEL_SECONDS:
             self.stop()
+        elif not job.is_taken and self._clock() - job.submitted_at > ANSWER_SECONDS:
+            self._kill()
+            job.on_end(JobEnd("failed", NO_ANSWER))
 
     def stop(self) -> None:
         """Ends the worker and its children now; a running job ends as cancelled."""
-        job, self._job = self._job, None
+        job = self._job
+        self._kill()
+        if job is not None:
+            job.on_end(JobEnd("cancelled"))
+
+    def _kill(self) -> None:
+        self._job = None
         if self._process.running():
             if self.worker_pid is not None:
                 self._kill_tree(self.worker_pid)
             self._process.kill()
         self._reset()
-        if job is not None:
-            job.on_end(JobEnd("cancelled"))
 
     def feed(self, data: bytes) -> None:
         """Takes output as it comes, in pieces of any size; ``drain`` acts on it."""
@@ -151,10 +165,11 @@ class Client:
             self.on_log(f"Output of the background process that is no message: {error}")
             return
         if "ready" in message:
-            self.worker_pid = message["ready"]["pid"]
+            self.worker_pid, self._worker_folder = message["ready"]["pid"], message["ready"].get("folder")
         job = self._job
         if job is None or message.get("id") != job.identifier:
             return
+        job.is_taken = True
         if "event" in message:
             job.on_event(message["event"])
         elif "end" in message:
@@ -181,10 +196,18 @@ class Client:
             job.on_end(JobEnd("failed", words_for_death(code, signal_number, list(self._errors), started)))
 
     def _reset(self, keep_errors: bool = False) -> None:
-        self._partial, self.worker_pid = b"", None
+        if self._worker_folder is not None:  # of a worker that could not clean up behind itself
+            shutil.rmtree(self._worker_folder, ignore_errors=True)
+        self._partial, self.worker_pid, self._worker_folder = b"", None, None
         self._lines.clear()
         if not keep_errors:
             self._errors.clear()
+
+
+NO_ANSWER = (
+    "The background process does not answer. Try again; if that does not help, restart Slicer, "
+    "and see whether a virus scanner holds PythonSlicer back."
+)
 
 
 def words_for_death(code: int, signal_number: int, errors: list[str], started: bool) -> str:
@@ -198,6 +221,12 @@ def words_for_death(code: int, signal_number: int, errors: list[str], started: b
         return (
             "The background process was ended by the system, most often because memory ran out. "
             "Everything finished so far is kept. Close other programs or use fewer points, then try again."
+        )
+    if any("exit abnormally" in line for line in errors):  # Slicer's launcher stands between: no signal gets through
+        return (
+            "The background process crashed or was ended by the system, most often because memory ran out. "
+            "Everything finished so far is kept. Close other programs, use fewer points, or choose the CPU as device "
+            "in the section Advanced, then try again."
         )
     if signal_number:
         return (

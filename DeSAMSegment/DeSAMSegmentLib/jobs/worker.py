@@ -1,8 +1,8 @@
 """The child process: ``python -m DeSAMSegmentLib.jobs.worker``.
 
 Standard input takes JSON lines: ``{"id": 1, "request": ...}`` or ``{"cancel": 1}``. Standard output gives JSON lines:
-first ``{"ready": ...}``, then per request ``{"id": 1, "event": ...}`` and one ``{"id": 1, "end": ...}``. Requests are
-worked on one after another. Whatever else prints, in Python or in a C library, lands on standard error.
+first ``{"ready": ...}``, then per request ``{"id": 1, "taken": true}`` at once, ``{"id": 1, "event": ...}`` as they
+come, and one ``{"id": 1, "end": ...}``. Requests are worked on one after another. Whatever else prints, in Python or in a C library, lands on standard error.
 
 When standard input ends, the parent is gone, and the process ends with everything it started.
 """
@@ -55,7 +55,7 @@ class Worker:
         """Until standard input ends."""
         writer = threading.Thread(target=self._write, daemon=True)
         writer.start()
-        self._send({"ready": {"pid": os.getpid(), "version": protocol.VERSION}})
+        self._send({"ready": {"pid": os.getpid(), "folder": self._folder, "version": protocol.VERSION}})
         threading.Thread(target=self._read, daemon=True).start()
         try:
             while (item := self._requests.get()) is not None:
@@ -71,8 +71,9 @@ class Worker:
         for line in self._source:
             if line.strip():
                 self._take(line)
-        self._requests.put(None)
+        shutil.rmtree(self._folder, ignore_errors=True)  # now: what follows may end this process at once
         self._parent_gone()
+        self._requests.put(None)
 
     def _take(self, line: bytes) -> None:
         identifier = None
@@ -82,7 +83,9 @@ class Worker:
             if "cancel" in message:
                 self._cancelled.add(message["cancel"])
             else:
-                self._requests.put((identifier, message["request"]))
+                request = message["request"]
+                self._send({"id": identifier, "taken": True})
+                self._requests.put((identifier, request))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             self._end(identifier, "failed", BadInput(f"The background process did not understand a request: {error}."))
 
@@ -90,14 +93,15 @@ class Worker:
         for old in self._folder.glob("*.npy"):  # the parent has read the last job's result
             with contextlib.suppress(OSError):
                 old.unlink()
+        how = "finished"
         try:
             with contextlib.closing(self._runner.run(request)) as events:
                 for event in events:
                     if identifier in self._cancelled:
-                        self._end(identifier, "cancelled")
-                        return
+                        how = "cancelled"
+                        break
                     self._send({"id": identifier, "event": event})
-            self._end(identifier, "finished")
+            self._end(identifier, how)  # only now is every file of the job closed, which Windows needs to remove it
         except DeSAMError as error:
             self._end(identifier, "failed", error)
         except MemoryError:
@@ -146,6 +150,19 @@ def _own_group() -> None:
             os.nice(NICENESS)
 
 
+def _private_stdin() -> IO[bytes]:
+    """The real standard input; file descriptor 0 reads nothing for everybody else.
+
+    On Windows a library that looks at standard input while it is loaded (OpenBLAS does) would wait for the thread that
+    reads it, and that thread waits for the next request.
+    """
+    private = os.fdopen(os.dup(0), "rb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return private
+
+
 def _private_stdout() -> IO[bytes]:
     """The real standard output; file descriptor 1 is turned over to standard error for everybody else."""
     sys.stdout.flush()
@@ -159,7 +176,7 @@ def main() -> None:
     """Entry point of ``python -m DeSAMSegmentLib.jobs.worker``."""
     _own_group()
     tune_allocator()
-    Worker(sys.stdin.buffer, _private_stdout()).serve()
+    Worker(_private_stdin(), _private_stdout()).serve()
 
 
 if __name__ == "__main__":

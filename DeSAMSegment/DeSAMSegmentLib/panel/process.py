@@ -22,6 +22,7 @@ class QtProcess:
 
     def __init__(self) -> None:
         self._process: Any = None
+        self._ended: Any = None  # a process that ended is kept until the next one: it may be in the middle of a signal
         self.on_output: Callable[[bytes], None] = lambda data: None
         self.on_errors: Callable[[bytes], None] = lambda data: None
         self.on_exit: Callable[[int, int], None] = lambda code, signalNumber: None
@@ -67,12 +68,12 @@ class QtProcess:
     def _finished(self, code: int, status: Any) -> None:
         self._readOutput()
         self._readErrors()
-        self._process = None
+        self._ended, self._process = self._process, None
         crashed = status == qt.QProcess.CrashExit
         self.on_exit(0 if crashed else code, code if crashed else 0)  # for a crash, Qt gives the signal's number
 
     def _failed(self, error: Any) -> None:
         if error == qt.QProcess.FailedToStart:
             self.on_errors(f"OSError: {pythonProgram()} cannot be started".encode())
-            self._process = None
+            self._ended, self._process = self._process, None
             self.on_exit(1, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -27,10 +28,12 @@ from .shelf import Shelf
 def makeServices(getParameterNode: Callable[[], Any]) -> Services:
     """The collaborators as Slicer's users get them."""
     parameters, questions, settings = Parameters(getParameterNode), Questions(), Settings()
+    client = Client(QtProcess())
+    client.on_log = lambda text: logging.info("DeSAM: %s", text)
     return Services(
         parameters=parameters,
         binder=Binder(parameters),
-        jobs=BackgroundJobs(Client(QtProcess())),
+        jobs=BackgroundJobs(client),
         shelf=Shelf(),
         installer=Installer(questions, settings),
         questions=questions,
