@@ -56,6 +56,7 @@ class DeSAMSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self._onSceneStartClose)
         self.addObserver(scene, scene.StartImportEvent, self._onSceneStartImport)
+        self.addObserver(scene, scene.NodeRemovedEvent, self._onNodeRemoved)
         self.addObserver(scene, scene.EndCloseEvent, self._onSceneChanged)
         self.addObserver(scene, scene.EndImportEvent, self._onSceneChanged)
         slicer.app.aboutToQuit.connect(self.cleanup)
@@ -86,6 +87,10 @@ class DeSAMSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _onSceneStartImport(self, caller: Any, event: str) -> None:
         if self.panel is not None:
             self.panel.sceneStartsToChange(isClosing=False)
+
+    def _onNodeRemoved(self, caller: Any, event: str) -> None:
+        if self.panel is not None:
+            self.panel.nodeRemoved()
 
     def _onSceneChanged(self, caller: Any, event: str) -> None:
         if self.panel is not None:

@@ -136,14 +136,24 @@ def test_without_the_extension_it_is_installed_first_and_slicer_restarts(shop: S
     asked: list[str] = []
     model = types.SimpleNamespace(
         isExtensionInstalled=lambda name: isInstalledAlready,
-        installExtensionFromServer=lambda name: asked.append(name) or True,
+        interactive=True,
     )
+
+    def install(name: str, restart: bool = True, update: bool = False) -> bool:
+        """As Slicer's: interactive, it would ask by itself; with restart, it would end this process."""
+        assert not model.interactive
+        assert not restart
+        asked.append(name)
+        return True
+
+    model.installExtensionFromServer = install
     slicer.app.extensionsManagerModel = lambda: model
     installer = subject.Installer(
         shop.answers, shop.settings, shop.pip, None, lambda p: p.name in shop.installed, shop.restart
     )
     assert not installer.ensure()
     assert asked == ([] if isInstalledAlready else ["PyTorch"])
+    assert model.interactive
     assert shop.restarts == 1
     assert shop.settings.get("continueInstallation")
 

@@ -14,6 +14,7 @@ import vtk  # noqa: E402
 from DeSAMSegmentLib.errors import BadInput, BadVolume  # noqa: E402
 from DeSAMSegmentLib.panel import geometry, results, segments  # noqa: E402
 from DeSAMSegmentLib.store.card import LabelInfo  # noqa: E402
+from host import phantom  # noqa: E402
 
 SHAPE = (9, 11, 13)
 LABELS = [LabelInfo(1, "prostate", (200, 100, 50)), LabelInfo(4, "lesion", (0, 255, 0))]
@@ -245,19 +246,6 @@ def test_the_engine_gets_the_world_matrix_and_a_view_of_the_voxels() -> None:
     assert np.shares_memory(source.voxels, slicer.util.arrayFromVolume(volume))
 
 
-def bspline() -> Any:
-    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "warp")
-    warp = vtk.vtkThinPlateSplineTransform()
-    warp.SetBasisToR()
-    points = vtk.vtkPoints()
-    for point in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)):
-        points.InsertNextPoint(*point)
-    warp.SetSourceLandmarks(points)
-    warp.SetTargetLandmarks(points)
-    transform.SetAndObserveTransformToParent(warp)
-    return transform
-
-
 def makeRefused(kind: str) -> Any:
     if kind == "label map":
         return slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", kind)
@@ -273,7 +261,7 @@ def makeRefused(kind: str) -> Any:
         node.SetAndObserveImageData(image)
         return node
     volume = makeVolume()
-    volume.SetAndObserveTransformNodeID(bspline().GetID())
+    volume.SetAndObserveTransformNodeID(phantom.addWarp("warp").GetID())
     return volume
 
 

@@ -169,6 +169,80 @@ def test_cases_of_a_data_set_folder_are_added_with_their_labels(desk: Desk, data
     assert desk.fineTune.ui.startButton.enabled, desk.fineTune.ui.startButton.toolTip
 
 
+def test_a_case_whose_node_is_deleted_leaves_the_table_and_rows_stay_true(desk: Desk) -> None:
+    addCases(desk, (1, 2, 3))
+    ui = desk.fineTune.ui
+    slicer.mrmlScene.RemoveNode(slicer.mrmlScene.GetFirstNodeByName("case 1"))
+    ui.caseTable.cellWidget(1, 3).setCurrentIndex(1)  # the row of case 2, before the table was drawn again
+    assert [(case.title, case.slices) for case in desk.fineTune.cases.read()] == [
+        ("case 2", "labelled"), ("case 3", "all"),
+    ]  # fmt: skip
+    ui.caseTable.selectRow(0)  # case 1, which is gone: nothing else may be removed in its place
+    desk.fineTune.table.removeSelected()
+    assert [case.title for case in desk.fineTune.cases.read()] == ["case 2", "case 3"]
+    slicer.mrmlScene.RemoveNode(slicer.mrmlScene.GetFirstNodeByName("labels 2"))
+    desk.waitUntil(lambda: ui.caseTable.rowCount == 1)
+    assert ui.caseTable.item(0, 0).text() == "case 3"
+
+
+def test_segments_made_in_another_module_are_there_when_the_panel_is_entered_again(desk: Desk) -> None:
+    volume = phantom.addVolume("v", 1, shape=SHAPE)
+    ui = desk.fineTune.ui
+    ui.caseVolumeSelector.setCurrentNode(volume)
+    segmentation = phantom.addSegmentation("s", 1, volume, "organ")
+    ui.caseSegmentationSelector.setCurrentNode(segmentation)
+    segmentation.GetSegmentation().AddEmptySegment("b", "second")
+    desk.widget.enter()
+    selector = ui.caseSegmentSelector
+    assert [selector.itemText(row) for row in range(selector.count)] == ["All segments", "organ", "second"]
+    selector.setCurrentIndex(2)
+    desk.widget.enter()
+    assert selector.currentText == "second"
+
+
+@pytest.mark.parametrize("kind", ["warped", "surfaces"])
+def test_labels_that_cannot_be_read_where_they_are_seen_are_refused(desk: Desk, kind: str) -> None:
+    addCases(desk, (1,))
+    labels = slicer.mrmlScene.GetFirstNodeByName("labels 1")
+    if kind == "warped":
+        labels.SetAndObserveTransformNodeID(phantom.addWarp("warp").GetID())
+    else:
+        labels.CreateClosedSurfaceRepresentation()
+        labels.GetSegmentation().SetSourceRepresentationName("Closed surface")
+        labels.GetSegmentation().RemoveRepresentation("Binary labelmap")
+    desk.fineTune.refresh()
+    assert {"warped": "non-linear", "surfaces": "surfaces"}[kind] in desk.fineTune.ui.startButton.toolTip
+    assert not desk.fineTune.ui.startButton.enabled
+
+
+def test_a_defect_while_a_job_is_prepared_ends_the_job_with_words(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    addCases(desk, (1, 2))
+    choose(desk, "broken", 1)
+    monkeypatch.setattr("DeSAMSegmentLib.panel.cases.segmentMask", lambda *_: 1 / 0)
+    desk.press(desk.fineTune.ui.startButton)
+    desk.waitUntilIdle()
+    assert "ZeroDivisionError" in desk.fineTune.ui.trainStatusLabel.text
+    assert desk.fineTune.ui.startButton.text == "Start"
+
+
+def test_a_model_that_cannot_be_put_into_the_list_is_not_lost(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    from DeSAMSegmentLib.errors import DiskFull
+
+    def full(*_: object) -> str:
+        raise DiskFull("The disk is full.")
+
+    addCases(desk, (1, 2))
+    choose(desk, "kept", 1)
+    monkeypatch.setattr(desk.fineTune.services.shelf, "add", full)
+    desk.press(desk.fineTune.ui.startButton)
+    desk.waitUntilIdle()
+    text = desk.fineTune.ui.trainStatusLabel.text
+    assert "The disk is full" in text
+    path = Path(text.split("The model is in ")[1].split(";")[0])
+    assert path.exists()
+    assert desk.fineTune.ui.startButton.text == "Start"
+
+
 def test_segments_of_several_cases_become_labels_by_name_or_one_label(scene: Any, tmp_path: Path) -> None:
     from DeSAMSegmentLib.panel.cases import SceneCase, exportCases, labelsOf
     from DeSAMSegmentLib.panel.results import complete

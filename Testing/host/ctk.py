@@ -96,6 +96,7 @@ class ctkCollapsibleButton(qt.QWidget):
 class ctkPathLineEdit(qt.QWidget):
     """A line for a path with a browse button."""
 
+    Files, Dirs = 1, 2  # QDir::Filter's words in CTK's numbers do not matter here
     currentPathChanged = Signal(str)
 
     def __init__(self, parent: Any = None) -> None:

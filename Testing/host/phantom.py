@@ -57,3 +57,17 @@ def addTransform(node: Any) -> Any:
     transform.SetMatrixTransformToParent(rotation.GetMatrix())
     node.SetAndObserveTransformNodeID(transform.GetID())
     return transform
+
+
+def addWarp(name: str) -> Any:
+    """A non-linear transform node."""
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", name)
+    warp = vtk.vtkThinPlateSplineTransform()
+    warp.SetBasisToR()
+    points = vtk.vtkPoints()
+    for point in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)):
+        points.InsertNextPoint(*point)
+    warp.SetSourceLandmarks(points)
+    warp.SetTargetLandmarks(points)
+    transform.SetAndObserveTransformToParent(warp)
+    return transform

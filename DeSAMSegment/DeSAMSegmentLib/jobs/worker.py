@@ -2,7 +2,8 @@
 
 Standard input takes JSON lines: ``{"id": 1, "request": ...}`` or ``{"cancel": 1}``. Standard output gives JSON lines:
 first ``{"ready": ...}``, then per request ``{"id": 1, "taken": true}`` at once, ``{"id": 1, "event": ...}`` as they
-come, and one ``{"id": 1, "end": ...}``. Requests are worked on one after another. Whatever else prints, in Python or in a C library, lands on standard error.
+come, and one ``{"id": 1, "end": ...}``. Requests are worked on one after another. Whatever else prints, in Python or
+in a C library, lands on standard error.
 
 When standard input ends, the parent is gone, and the process ends with everything it started.
 """

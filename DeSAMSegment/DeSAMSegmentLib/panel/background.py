@@ -6,6 +6,7 @@ interface answers at any moment. The job itself computes in another process and 
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import time
@@ -19,6 +20,7 @@ import slicer
 
 from ..errors import DeSAMError
 from ..jobs.client import Client, JobEnd
+from .i18n import _
 from .signal import Signal
 
 TICK = 20  # milliseconds between two looks at the worker
@@ -128,6 +130,11 @@ class BackgroundJobs:
         except (DeSAMError, OSError) as error:
             self._steps = None
             self._end(JobEnd("failed", str(error)))
+        except Exception as error:  # a defect, or too little memory: the panel must not stay busy for ever
+            logging.exception("DeSAM: a step of a job failed")
+            self._steps = None
+            text = _("{kind}: {error} The log holds the details.")
+            self._end(JobEnd("failed", text.format(kind=type(error).__name__, error=error)))
 
     def _end(self, end: JobEnd) -> None:
         job, self._job = self._job, None
@@ -135,6 +142,8 @@ class BackgroundJobs:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = None
-        if job is not None:
-            job.onEnd(end)
-        self.stateChanged.emit()
+        try:
+            if job is not None:
+                job.onEnd(end)
+        finally:
+            self.stateChanged.emit()

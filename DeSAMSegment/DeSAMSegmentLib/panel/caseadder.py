@@ -37,8 +37,9 @@ class CaseAdder:
         ui.removeCaseButton.connect("clicked()", self.onRemove)
 
     def fillSegments(self) -> None:
-        """The segments of the chosen segmentation, as they are now."""
+        """The segments of the chosen segmentation, as they are now; what was chosen stays chosen."""
         selector = self._ui.caseSegmentSelector
+        chosen = selector.itemData(selector.currentIndex)
         node = self._ui.caseSegmentationSelector.currentNode()
         names = list(segmentNames(node).values()) if node is not None else []
         selector.clear()
@@ -46,6 +47,7 @@ class CaseAdder:
             selector.addItem(_("All segments"), "")
         for name in names:
             selector.addItem(name, name)
+        selector.setCurrentIndex(max(0, selector.findData(chosen or "")))
         self._changed()
 
     def problem(self) -> str:

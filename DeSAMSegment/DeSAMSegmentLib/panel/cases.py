@@ -14,9 +14,9 @@ from ..jobs.requests import CaseSource
 from ..store.card import LabelInfo
 from ..store.terminology import default_label
 from .exporting import exportArray, exportVolume
-from .geometry import volumeProblem, voxels
+from .geometry import transformProblem, volumeProblem, voxels
 from .i18n import _
-from .segments import segmentMask, segmentNames
+from .segments import labelmapProblem, segmentMask, segmentNames
 
 
 @dataclass
@@ -47,7 +47,7 @@ class SceneCase:
         if not self.segments():
             text = _("{segmentation} has no segment {segment}.")
             return text.format(segmentation=self.segmentationNode.GetName(), segment=self.segment)
-        return ""
+        return transformProblem(self.segmentationNode) or labelmapProblem(self.segmentationNode)
 
 
 @dataclass

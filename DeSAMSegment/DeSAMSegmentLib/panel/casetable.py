@@ -13,10 +13,14 @@ from .i18n import _
 
 
 class CaseTable:
-    """Shows and edits a CaseList; the last column is a choice per case."""
+    """Shows and edits a CaseList; the last column is a choice per case.
+
+    What a user does to a row is done to the case that row shows, even if the list has lost cases in the meantime.
+    """
 
     def __init__(self, table: Any, cases: CaseList) -> None:
         self._table, self._cases = table, cases
+        self._shown: list[AnyCase] = []
         header = table.horizontalHeader()
         header.setSectionResizeMode(qt.QHeaderView.Stretch)
         table.verticalHeader().setVisible(False)
@@ -29,33 +33,36 @@ class CaseTable:
 
     def removeSelected(self) -> None:
         """Removes the selected rows, or the last one when none is selected."""
-        cases = self._cases.read()
-        rows = {index.row() for index in self._table.selectionModel().selectedRows()} or {len(cases) - 1}
-        self._cases.write([case for row, case in enumerate(cases) if row not in rows])
+        rows = {index.row() for index in self._table.selectionModel().selectedRows()} or {len(self._shown) - 1}
+        removed = [case for row, case in enumerate(self._shown) if row in rows]
+        self._cases.write([case for case in self._cases.read() if case not in removed])
         self.refresh()
 
     def refresh(self) -> None:
-        cases = self._cases.read()
+        self._shown = cases = self._cases.read()
         self._table.setRowCount(len(cases))
         for row, case in enumerate(cases):
             for column, text in enumerate(_columns(case)):
                 item = qt.QTableWidgetItem(text)
                 item.setToolTip(case.problem() or text)
                 self._table.setItem(row, column, item)
-            self._table.setCellWidget(row, 3, self._slicesChoice(row, case))
+            self._table.setCellWidget(row, 3, self._slicesChoice(case))
 
-    def _slicesChoice(self, row: int, case: AnyCase) -> Any:
+    def _slicesChoice(self, case: AnyCase) -> Any:
         choice = qt.QComboBox()
         choice.setToolTip(_("All slices: a slice without label has no organ. Labelled: other slices are not used."))
         choice.addItem(_("All"), "all")
         choice.addItem(_("Labelled"), "labelled")
         choice.setCurrentIndex(choice.findData(case.slices))
-        choice.connect("currentIndexChanged(int)", lambda index: self._setSlices(row, choice.itemData(index)))
+        choice.connect("currentIndexChanged(int)", lambda index: self._setSlices(case, choice.itemData(index)))
         return choice
 
-    def _setSlices(self, row: int, slices: str) -> None:
+    def _setSlices(self, shown: AnyCase, slices: str) -> None:
         cases = self._cases.read()
-        cases[row].slices = slices
+        for case in cases:
+            if case == shown:
+                case.slices = slices
+        shown.slices = slices
         self._cases.write(cases)
 
 

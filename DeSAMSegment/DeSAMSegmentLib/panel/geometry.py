@@ -57,11 +57,11 @@ def matrixOfArray(array: np.ndarray) -> vtk.vtkMatrix4x4:
 
 
 def parentToWorld(node: Any) -> np.ndarray:
-    """(4, 4): what the (linear) transforms above the node do."""
+    """(4, 4): what the (linear) transforms above the node do. Raises BadVolume when they are no matrix."""
     matrix = vtk.vtkMatrix4x4()
     transform = node.GetParentTransformNode()
-    if transform is not None:
-        transform.GetMatrixTransformToWorld(matrix)
+    if transform is not None and not transform.GetMatrixTransformToWorld(matrix):
+        raise BadVolume(transformProblem(node))
     return arrayOfMatrix(matrix)
 
 

@@ -169,13 +169,23 @@ class Installer:
 
     def _installPyTorchExtension(self) -> bool:
         model = slicer.app.extensionsManagerModel()
-        if not model.isExtensionInstalled("PyTorch") and not model.installExtensionFromServer("PyTorch"):
+        if not model.isExtensionInstalled("PyTorch") and not _installQuietly(model, "PyTorch"):
             raise RuntimeError(_("The PyTorch extension could not be installed with the Extensions Manager."))
         self._settings.set("continueInstallation", True)  # before the restart, so that it goes on by itself
         text = _("The PyTorch extension is installed. Slicer has to restart; the installation then continues.")
         if self._questions.confirm(_("Restart Slicer?"), text, _("Restart")):
             self._restart()
         return False
+
+
+def _installQuietly(model: Any, extension: str) -> bool:
+    """Installs an extension without Slicer's own questions: the user has been asked, and the restart is ours to ask."""
+    wasInteractive = model.interactive
+    model.interactive = False
+    try:
+        return bool(model.installExtensionFromServer(extension, False))  # False: does not restart
+    finally:
+        model.interactive = wasInteractive
 
 
 def installWithPip(requirements: list[str], withoutDependencies: bool, wheelsFolder: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import ctk
+
 from . import words
 from .geometry import volumeProblem
 from .i18n import _
@@ -20,6 +22,7 @@ class AdvancedSection(Section):
         ui = self.ui
         ui.clearCacheButton.connect("clicked()", self.onClearCache)
         ui.packagesButton.connect("clicked()", self.onPackages)
+        ui.wheelsEdit.filters = ctk.ctkPathLineEdit.Dirs  # the button then asks for a folder
         self.widget.connect("contentsCollapsed(bool)", self._onCollapsed)
         services.parameters.changed.connect(self._onParameter)
         services.installer.changed.connect(self.refresh)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..engine.events import EpochDone, Progress, Started
 from ..engine.options import TrainOptions
+from ..errors import DeSAMError
 from ..jobs.client import JobEnd
 from .caseadder import CaseAdder
 from .caselist import CaseList
@@ -102,6 +103,11 @@ class FineTuneSection(Section):
         """The published recipe knows no styles."""
         return bool(self.services.parameters.get("trainProfile") == "paper")
 
+    def enter(self) -> None:
+        """The scene may have changed in other modules: new segments, deleted nodes."""
+        self.table.refresh()
+        self.adder.fillSegments()
+
     # ---- Start, Stop, Resume --------------------------------------------------------------------------------------
 
     def canStart(self) -> tuple[bool, str]:
@@ -181,13 +187,17 @@ class FineTuneSection(Section):
         run, self.run = self.run, None
         if run is None:
             return
-        name = ""
+        name, text = "", ""
         if run.best is not None and not end.failed:
-            name = self.services.shelf.add(run.best, run.options.name)
-            if end.how == "finished":
-                (run.folder / "state.pt").unlink(missing_ok=True)  # nothing left to resume
+            try:
+                name = self.services.shelf.add(run.best, run.options.name)
+                if end.how == "finished":
+                    (run.folder / "state.pt").unlink(missing_ok=True)  # nothing left to resume
+            except (DeSAMError, OSError) as error:  # hours of training are not lost: the file is where it was made
+                text = _("{error} The model is in {path}; import it in the section Models.")
+                text = text.format(error=error, path=run.best)
         self.ui.trainProgressBar.setVisible(False)
-        self.ui.trainStatusLabel.setText("\n".join([run.endText(end, name), *run.log]))
+        self.ui.trainStatusLabel.setText("\n".join([text or run.endText(end, name), *run.log]))
         if name:
             self.modelReady.emit(name)
         self.refresh()

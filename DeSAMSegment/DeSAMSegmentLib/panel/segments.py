@@ -14,6 +14,7 @@ import slicer
 import vtk
 
 from .geometry import arrayOfMatrix, ijkToRas, ijkToWorld, matrixOfArray, parentToWorld, voxels
+from .i18n import _
 
 LABELMAP = "Binary labelmap"
 SURFACE = "Closed surface"
@@ -105,6 +106,14 @@ def setTerminology(segment: Any, terminology: str) -> None:
         segment.SetTerminology(terminology)
     else:
         segment.SetTag(segment.GetTerminologyEntryTagName(), terminology)
+
+
+def labelmapProblem(segmentationNode: Any) -> str:
+    """Why its segments cannot be read voxel by voxel (surfaces of an RT structure set or STL); empty when they can."""
+    if segmentationNode.GetSegmentation().ContainsRepresentation(LABELMAP):
+        return ""
+    text = _("{name} consists of surfaces. Create its binary labelmap in the module Segmentations, then try again.")
+    return text.format(name=segmentationNode.GetName())
 
 
 def segmentNames(segmentationNode: Any) -> dict[str, str]:

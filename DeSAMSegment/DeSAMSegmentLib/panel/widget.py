@@ -87,6 +87,16 @@ class Panel:
         self.services.installer.forget()
         self.services.installer.continueAfterRestart()
         self.services.shelf.changed.emit()
+        self.fineTune.enter()
+
+    def nodeRemoved(self) -> None:
+        """A node is about to leave the scene; when it has, its training case leaves the table."""
+        if not self.services.binder.isPaused:
+            qt.QTimer.singleShot(0, self._showCases)
+
+    def _showCases(self) -> None:
+        if not self._isClosed:
+            self.fineTune.enter()
 
     def sceneStartsToChange(self, isClosing: bool) -> None:
         """A scene is about to be imported or closed. Closing ends the running job; its result goes with the scene."""
