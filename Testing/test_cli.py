@@ -89,6 +89,19 @@ def test_one_volume_becomes_a_segmentation_with_its_geometry_and_names(
 
 
 @pytest.mark.usefixtures("quick_encoder")
+def test_two_volumes_never_become_one_file(tmp_path: Path) -> None:
+    from DeSAMSegmentLib.cli.targets import plan
+
+    for name in ("a.mha", "a.nii.gz"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(BadInput, match=r"a\.mha and a\.nii\.gz would both become a\.seg\.nrrd"):
+        plan(tmp_path, tmp_path / "out", "seg.nrrd")
+    (tmp_path / "a.mha").rename(tmp_path / "b.mha")
+    assert sorted(target.path.name for target in plan(tmp_path, tmp_path / "out", "seg.nrrd")) == [
+        "a.seg.nrrd", "b.seg.nrrd",
+    ]  # fmt: skip
+
+
 def test_a_folder_goes_on_when_a_volume_fails(
     volume_file: Path, untrained_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

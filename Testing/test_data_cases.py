@@ -83,6 +83,8 @@ def test_a_data_set_that_is_none_says_what_is_missing(tmp_path):
     folder = make_dataset(tmp_path / "domains")
     (folder / "domains.csv").write_text("name;site\na1;A\n")
     refused(folder, "domains.csv")
+    (folder / "domains.csv").write_bytes("case,domain\na1,Zürich\n".encode("cp1252"))  # as Excel saves it
+    refused(folder, "Save it as CSV in UTF-8")
 
 
 def test_labels_of_another_grid_are_resampled_or_refused_by_name(tmp_path):

@@ -131,6 +131,16 @@ def test_a_volume_of_one_value_has_nothing_in_it(model) -> None:
     assert not result.labels.any()
 
 
+def test_a_window_is_used_whether_or_not_the_intensity_mode_is_named_too(model) -> None:
+    volume, _ = ball_volume()
+    window = (90.0, 120.0)
+    _, named = run(volume, model, SegmentOptions(mode="box", intensity="window", window=window))
+    _, given = run(volume, model, SegmentOptions(mode="box", window=window))
+    _, plain = run(volume, model, BOX)
+    assert np.array_equal(named.labels, given.labels)
+    assert not np.array_equal(plain.labels, given.labels)
+
+
 def test_the_grid_hands_out_its_points_and_which_one_was_chosen(model) -> None:
     volume, _ = ball_volume(shape=(1, 48, 40))
     options = SegmentOptions(mode="grid", points=3, iou_threshold=0.0, keep_points=True)

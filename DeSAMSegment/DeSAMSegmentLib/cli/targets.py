@@ -42,10 +42,23 @@ def plan(source: Path, output: Path, format: str) -> list[Target]:
     else:
         _check_folder(output)
         targets = [Target(name_of(each), each, output / f"{name_of(each)}{suffix}") for each in volumes]
+    _check_distinct(targets)
     for target in targets:
         if target.path.resolve() == target.source.resolve():
             raise BadInput(f"{target.path} is the volume itself.", "Choose another output, it would be replaced.")
     return targets
+
+
+def _check_distinct(targets: list[Target]) -> None:
+    """Two volumes must not become one file, nor two that only some file systems tell apart."""
+    taken: dict[str, Target] = {}
+    for target in targets:
+        other = taken.setdefault(str(target.path).casefold(), target)
+        if other is not target:
+            raise BadInput(
+                f"{other.source.name} and {target.source.name} would both become {target.path.name}.",
+                "Rename one of them, or segment them one at a time.",
+            )
 
 
 def _check_folder(output: Path) -> None:

@@ -101,11 +101,14 @@ def _read_domains(folder: Path) -> dict[str, str]:
     path = folder / "domains.csv"
     if not path.exists():
         return {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        if not {"case", "domain"} <= set(reader.fieldnames or ()):
-            raise BadDataset(f"{path} has no columns case and domain.", "Start it with the line: case,domain")
-        return {(row["case"] or "").strip(): (row["domain"] or "").strip() for row in reader}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            if not {"case", "domain"} <= set(reader.fieldnames or ()):
+                raise BadDataset(f"{path} has no columns case and domain.", "Start it with the line: case,domain")
+            return {(row["case"] or "").strip(): (row["domain"] or "").strip() for row in reader}
+    except (ValueError, csv.Error) as error:
+        raise BadDataset(f"{path} cannot be read ({error}).", "Save it as CSV in UTF-8.") from None
 
 
 def _find_cases(folder: Path, part: str, ending: str, domains: dict[str, str], strict: bool) -> list[Case]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ import torch
 from ..errors import BadInput, OutOfMemory
 
 GIB = 1024**3
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "status_alloc_failed")  # CUDA, CPU, cuBLAS and cuDNN
 T = TypeVar("T")
 
 
@@ -22,7 +24,7 @@ def choose(name: str = "auto") -> torch.device:
       BadInput: when the named device is unknown or not present.
     """
     if name == "auto":
-        if torch.cuda.is_available():
+        if torch.cuda.is_available() and _has_kernels(torch.device("cuda")):
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
@@ -34,7 +36,24 @@ def choose(name: str = "auto") -> torch.device:
         raise BadInput(f"The device {name!r} is not available to this PyTorch.", "Use --device auto or cpu.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BadInput(f"There is no {name}; {torch.cuda.device_count()} CUDA device(s) are present.", "Use cuda:0.")
+    if device.type == "cuda" and not _has_kernels(device):
+        raise BadInput(
+            f"This PyTorch ({torch.__version__}) was built without code for {torch.cuda.get_device_name(device)}.",
+            "Install a PyTorch build for this GPU, or use --device cpu.",
+        )
     return device
+
+
+def _has_kernels(device: torch.device) -> bool:
+    """Whether this PyTorch holds code for the GPU: recent builds leave out old cards, and fail at the first kernel."""
+    capability = torch.cuda.get_device_capability(device)
+    built = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name) for name in torch.cuda.get_arch_list()]
+    known = [(match[1], (int(match[2]), int(match[3]))) for match in built if match]
+    if not known:
+        return True  # ROCm has names of its own
+    return any(
+        version <= capability and (kind == "compute" or version[0] == capability[0]) for kind, version in known
+    )
 
 
 def describe(device: torch.device) -> str:
@@ -73,7 +92,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    return isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
 
 
 def with_backoff(work: Callable[[int], T], batch: int, log: Callable[[str], None], what: str) -> tuple[T, int]:

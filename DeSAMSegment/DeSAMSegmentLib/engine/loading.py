@@ -138,7 +138,8 @@ class Encoder:
     def key(self) -> str:
         """Part of the cache key: weights, taps and arithmetic that made the features."""
         taps = "-".join(str(tap) for tap in self.backbone.spec.taps)
-        return f"{self.sha256[:16]}.{taps}.{'half' if self.device.type == 'cuda' else 'f32'}"
+        arithmetic = str(half_type(self.device)).removeprefix("torch.") if self.device.type == "cuda" else "f32"
+        return f"{self.sha256[:16]}.{taps}.{arithmetic}"
 
     @torch.inference_mode()
     def encode(self, images: np.ndarray) -> Features:
@@ -147,10 +148,11 @@ class Encoder:
         def work(batch: int) -> Features:
             return Features.cat([self._forward(images[i : i + batch]) for i in range(0, len(images), batch)])
 
+        size = min(self.batch, len(images))
         try:
-            features, self.batch = devices.with_backoff(
-                work, min(self.batch, len(images)), self.log, "computing features"
-            )
+            features, fitted = devices.with_backoff(work, size, self.log, "computing features")
+            if fitted < size:  # memory ran out; a short last batch is no reason to stay small
+                self.batch = fitted
         except devices.OutOfMemory:
             if self.device.type == "cpu":
                 raise
@@ -163,6 +165,7 @@ class Encoder:
         """Goes on with another device and gives the memory of the old one back."""
         self.device = torch.device(device)
         self.backbone.to(self.device)
+        self.batch = planner.encoder_batch(self.backbone.spec.input_size, self.device)
         devices.release()
 
     def _forward(self, images: np.ndarray) -> Features:
@@ -172,10 +175,14 @@ class Encoder:
 
 
 def half_type(device: torch.device) -> torch.dtype:
-    """bfloat16 where the GPU computes it, else float16."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.bfloat16
-    return torch.float16
+    """bfloat16 where the GPU computes it (NVIDIA since Ampere), else float16.
+
+    ``torch.cuda.is_bf16_supported`` also says yes where bfloat16 is emulated, at a fraction of the speed.
+    """
+    if device.type != "cuda":
+        return torch.float16
+    computes = torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= 8
+    return torch.bfloat16 if computes else torch.float16
 
 
 def load_backbone(

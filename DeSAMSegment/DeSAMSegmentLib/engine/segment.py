@@ -167,9 +167,10 @@ class Segmentation:
 
     def _predict(self, features: Features, memory: tuple[TokenMemory, str] | None = None) -> list[LabelPrediction]:
         """Predicts one slice; out of memory halves the prompts per batch, then moves decoder and encoder to the CPU."""
-        if features.neck.device != next(self.model.parameters()).device:
-            self.model.to(features.neck.device)
-
+        device = self.encoder.device  # the CPU, once memory ran out: also for what the GPU had computed ahead
+        features = features.to(device=device)
+        if next(self.model.parameters()).device.type != device.type:
+            self.model.to(device)
         planned = planner.prompts_at_once(self.model.config, features.neck.device)
 
         def work(batch: int) -> list[LabelPrediction]:
@@ -255,6 +256,8 @@ def slice_spec(volume: Volume, card: ModelCard, options: SegmentOptions) -> Slic
         changes["axis"] = options.slice_axis
     if options.intensity != "auto":
         changes |= {"intensity": options.intensity, "window": options.window}
+    elif options.window is not None:
+        changes |= {"intensity": "window", "window": options.window}
     return SliceSpec.from_dict(trained.to_dict() | changes)
 
 

@@ -34,9 +34,11 @@ class Features:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Features:
         """The same features elsewhere or in another precision; no copy where nothing changes."""
+        # only towards a GPU, which keeps the order of its work; on the CPU the values might be read before they arrive
+        unwaited = device is not None and torch.device(device).type == "cuda"
 
         def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device=device, dtype=dtype, non_blocking=True)
+            return tensor.to(device=device, dtype=dtype, non_blocking=unwaited)
 
         return Features([move(level) for level in self.levels], move(self.neck))
 

@@ -8,8 +8,10 @@ everything comes from that folder and no network is used.
 from __future__ import annotations
 
 import importlib
+import platform
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -57,6 +59,19 @@ def isInstalled(package: Package) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return _numbers(version) >= _numbers(package.floor.lstrip(">="))
+
+
+def platformProblem() -> str:
+    """Why no PyTorch exists for this Slicer; empty when one does.
+
+    PyTorch for Intel Macs ended with 2.2, which knows neither Slicer's numpy 2 nor safe reading of weight files.
+    """
+    if sys.platform == "darwin" and platform.machine() == "x86_64":
+        return _(
+            "This Slicer is built for Intel Macs, for which PyTorch is no longer made. Use a Slicer built for Apple "
+            "silicon, or run DeSAM on another computer, for example with its command line."
+        )
+    return ""
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -107,6 +122,10 @@ class Installer:
         self.forget()
         if self.ready:
             return True
+        problem = platformProblem()
+        if problem and any(package.name == "torch" for package in self.missing):
+            self._questions.tell(_("PyTorch cannot be installed here"), problem)
+            return False
         return self._consent() and self.install()
 
     def install(self) -> bool:
