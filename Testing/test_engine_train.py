@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import time
 from pathlib import Path
 
@@ -10,14 +11,15 @@ import numpy as np
 import pytest
 from DeSAMSegmentLib.data.cases import Case
 from DeSAMSegmentLib.data.features import FeatureCache
-from DeSAMSegmentLib.engine.events import EpochDone, Finished, Progress
+from DeSAMSegmentLib.engine.events import EpochDone, Finished, Log, Progress
 from DeSAMSegmentLib.engine.learner import Learner
 from DeSAMSegmentLib.engine.loading import DeSAM
 from DeSAMSegmentLib.engine.options import SegmentOptions, TrainOptions
-from DeSAMSegmentLib.engine.segment import segment
+from DeSAMSegmentLib.engine.segment import Segmentation, segment
 from DeSAMSegmentLib.engine.train import TrainResult, train
 from DeSAMSegmentLib.engine.training_set import TrainingSet
-from DeSAMSegmentLib.errors import BadInput, BadLabels
+from DeSAMSegmentLib.engine.validation import Score
+from DeSAMSegmentLib.errors import BadInput
 from DeSAMSegmentLib.model.types import Features
 from standin import ball_volume, stand_in_encoder
 
@@ -92,6 +94,14 @@ def test_a_resumed_run_continues_bit_for_bit(tmp_path, cache, mode) -> None:
 
 @pytest.mark.parametrize(("minutes", "epochs"), [(5, 1), (14, 2), (16, 3), (None, 6)])
 def test_a_time_limit_counts_the_features_and_holds_whole_epochs(tmp_path, cache, monkeypatch, minutes, epochs) -> None:
+    slow_clock(monkeypatch)
+    options = quick(minutes=minutes, epochs=6, batch_size=3, validation_fraction=0)
+    done, _ = run(ball_cases(1), tmp_path / "run", cache, options)  # 5 slices, two steps to an epoch
+    assert len(done) == epochs
+
+
+def slow_clock(monkeypatch, step: float = 60) -> None:
+    """Time passes only while features are computed (ten minutes) and steps are made."""
     clock = [0.0]
 
     def lasting(seconds, work):
@@ -103,10 +113,91 @@ def test_a_time_limit_counts_the_features_and_holds_whole_epochs(tmp_path, cache
 
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(TrainingSet, "prepare", lasting(600, TrainingSet.prepare))
-    monkeypatch.setattr(Learner, "step", lasting(60, Learner.step))
-    options = quick(minutes=minutes, epochs=6, batch_size=3, validation_fraction=0)
-    done, _ = run(ball_cases(1), tmp_path / "run", cache, options)  # 5 slices, two steps to an epoch
+    monkeypatch.setattr(Learner, "step", lasting(step, Learner.step))
+
+
+def test_a_resumed_run_keeps_the_plan_that_fits_the_time_limit(tmp_path, cache, monkeypatch) -> None:
+    slow_clock(monkeypatch)
+    options = quick(minutes=16, epochs=6, batch_size=3, validation_fraction=0)
+    first, _ = run(ball_cases(1), tmp_path / "run", cache, options, stop_after=1)
+    assert first[0].epochs == 3
+    rest, _ = run(ball_cases(1), tmp_path / "run", cache, options, resume=True)
+    assert [epoch.epoch for epoch in rest] == [2, 3]
+
+
+@pytest.mark.parametrize(("minutes", "epochs"), [(5, 1), (13, 2)])
+def test_the_clock_stops_a_run_before_its_first_planned_validation_and_validates_it(
+    tmp_path, cache, monkeypatch, minutes, epochs
+) -> None:
+    slow_clock(monkeypatch)
+    monkeypatch.setattr("DeSAMSegmentLib.engine.train.validation_interval", lambda *_: 5)
+    said = []
+    options = quick(minutes=minutes, epochs=20, batch_size=3, validation_fraction=0.5)
+    done = []
+    for event in train(ball_cases(1), {1: "ball"}, tmp_path / "run", options, cache=cache, encoder=stand_in_encoder()):
+        if isinstance(event, EpochDone):
+            done.append(event)
+        if isinstance(event, Log):
+            said.append(event.text)
     assert len(done) == epochs
+    assert done[-1].validation_dice is not None
+    assert (tmp_path / "run" / "best.desam").is_file()
+    assert any(f"minutes hold {epochs} epoch" in text for text in said)
+
+
+def test_an_early_stop_is_explained(tmp_path, cache, monkeypatch) -> None:
+    scores = iter([0.9, 0.5, 0.4, 0.3, 0.2])
+
+    def falling(*_):
+        yield Score(next(scores), False, {"ball0": {1: 0.9}})
+
+    monkeypatch.setattr("DeSAMSegmentLib.engine.train.validate", falling)
+    monkeypatch.setattr("DeSAMSegmentLib.engine.train.validation_interval", lambda *_: 2)
+    options = quick(epochs=20, patience=2, validation_fraction=0.5)
+    events = list(train(ball_cases(1), {1: "ball"}, tmp_path / "run", options, cache=cache, encoder=stand_in_encoder()))
+    done = [event.epoch for event in events if isinstance(event, EpochDone)]
+    assert done[-1] == 6, "the best validation, of epoch 2, is followed by two more"
+    (said,) = [event.text for event in events if isinstance(event, Log)]
+    assert said.startswith("Stopped after epoch 6 of 20: no validation was better than that of epoch 2.")
+
+
+def test_what_validation_has_to_say_is_heard_and_what_the_encoder_says_later_too(tmp_path, cache, monkeypatch) -> None:
+    original, refused = Segmentation._predict, []
+
+    def moved(self, *arguments):
+        if not refused:
+            refused.append(True)
+            self.log.append("Out of memory (test).")
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Segmentation, "_predict", moved)
+    encoder, said = stand_in_encoder(), []
+    for event in train(ball_cases(2), {1: "ball"}, tmp_path / "run", quick(), cache=cache, encoder=encoder):
+        if isinstance(event, EpochDone) and event.epoch == 1:
+            encoder.log("Later.")
+        if isinstance(event, Log):
+            said.append(event.text)
+    assert said == ["Out of memory (test).", "Later."]
+
+
+def test_a_model_that_validation_took_to_the_cpu_comes_back(tmp_path, cache, monkeypatch) -> None:
+    """On a GPU the optimizer's state stays there; here every move is only written down."""
+    moves, original = [], DeSAM.to
+
+    def noted(self, device):
+        moves.append(str(device))
+        return original(self, device)
+
+    monkeypatch.setattr(DeSAM, "to", noted)
+    monkeypatch.setattr("DeSAMSegmentLib.engine.train.validate", lambda held_out, model, *_: away(model))
+
+    def away(model):
+        model.to("cpu")
+        moves.append("validated")
+        yield Score(0.5, False, {"ball0": {1: 0.5}})
+
+    run(ball_cases(1), tmp_path / "run", cache, quick(epochs=1))
+    assert moves[moves.index("validated") + 1] == "cpu"
 
 
 def test_a_stopped_run_keeps_the_best_model_so_far(tmp_path, cache) -> None:
@@ -190,13 +281,21 @@ def test_running_out_of_memory_halves_the_batch_and_learns_the_same(tmp_path, ca
     assert short == pytest.approx(plenty, rel=1e-3)
 
 
-def test_a_label_that_no_case_holds_is_refused(tmp_path, cache) -> None:
-    volume, labels = ball_volume(0)
-    with pytest.raises(BadLabels, match="2"):
-        list(
-            train([Case("a", volume, labels)], {1: "ball", 2: "cube"}, tmp_path / "run", quick(), cache=cache,
-                  encoder=stand_in_encoder())
-        )  # fmt: skip
+def test_a_resumed_run_does_not_need_its_base(tmp_path, cache) -> None:
+    _, first = run(ball_cases(1), tmp_path / "first", cache, quick(epochs=1, validation_fraction=0))
+    assert first is not None
+    base = Path(shutil.copy(first.best, tmp_path / "base.desam"))
+    options = quick(epochs=2, base=str(base), validation_fraction=0)
+    run(ball_cases(1), tmp_path / "whole", cache, options)
+    run(ball_cases(1), tmp_path / "broken", cache, options, stop_after=1)
+    base.unlink()
+    run(ball_cases(1), tmp_path / "broken", cache, options, resume=True)
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+
+
+def test_the_numbers_are_written_with_one_line_end_on_every_system(tmp_path, cache) -> None:
+    run(ball_cases(1), tmp_path / "run", cache, quick(epochs=1, validation_fraction=0))
+    assert b"\r" not in (tmp_path / "run" / "metrics.csv").read_bytes()
 
 
 def test_a_run_is_never_overwritten_and_never_resumed_with_other_options(tmp_path, cache) -> None:

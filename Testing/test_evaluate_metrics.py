@@ -110,6 +110,14 @@ def test_the_published_dice_forgets_the_last_labelled_slice() -> None:
     assert spoiled["reference"].dice == pytest.approx(0.8, abs=0.01)
 
 
+def test_the_published_dice_does_not_copy_the_volume_for_every_slice(monkeypatch) -> None:
+    truth = cube((2, 4, 4), (5, 11, 11))
+    seen, original = [], Slices.truth
+    monkeypatch.setattr(Slices, "truth", lambda self, labels, i: (seen.append(labels), original(self, labels, i))[1])
+    score_label(truth.astype(np.uint8), truth.astype(np.uint8), 1, sliced(truth))
+    assert len({id(labels) for labels in seen}) == 2, "the truth's and the prediction's"
+
+
 def test_labels_are_scored_by_their_own_value() -> None:
     truth = np.zeros((4, 16, 16), np.uint8)
     truth[:, 2:6, 2:6], truth[:, 8:12, 8:12] = 1, 3

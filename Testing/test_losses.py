@@ -51,3 +51,22 @@ def test_a_batch_without_any_organ_has_a_finite_gradient() -> None:
     parts.total.backward()
     assert torch.isfinite(logits.grad).all()
     assert logits.grad.abs().sum() > 0
+
+
+def test_the_dice_of_a_batch_has_the_same_gradient_in_parts() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(8, 1, 32, 32, generator=generator).requires_grad_()
+    target = torch.zeros(8, 1, 32, 32)
+    for number in range(5):
+        target[number, :, 2 : 6 + 5 * number] = 1
+    objective = Objective()
+    dice = objective(logits, target, None, None).dice
+    (whole,) = torch.autograd.grad(dice, logits)
+    sums = objective.dice_sums(logits, target).detach()
+    for size in (1, 2, 4):
+        parts = [
+            objective(logits[i : i + size], target[i : i + size], None, None, sums).dice for i in range(0, 8, size)
+        ]
+        assert all(float(part) == pytest.approx(float(dice), rel=1e-6) for part in parts)
+        (added,) = torch.autograd.grad(sum(parts), logits)
+        assert float((added - whole).norm() / whole.norm()) < 1e-6

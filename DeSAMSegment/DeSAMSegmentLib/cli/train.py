@@ -25,6 +25,9 @@ def command(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUTPUT where it stopped.")] = False,
     device: shared.Device = "auto",
     no_cache: shared.NoCache = False,
+    cache_gb: Annotated[
+        float, typer.Option(min=0, help="Features kept on disk, in GB; more while a training needs more.")
+    ] = 20,
     json: shared.Json = False,
 ) -> int:
     """Fine-tune a decoder on a data set. Ctrl-C keeps the best model so far; --resume goes on exactly."""
@@ -40,7 +43,7 @@ def command(
 
     from ..engine.train import train
 
-    cache = None if no_cache else FeatureCache()
+    cache = None if no_cache else FeatureCache(limit_bytes=cache_gb * 1e9)
     with make_view(json) as view:
         try:
             for event in train(cases, data.labels, output, options, device=device, cache=cache, resume=resume):

@@ -11,6 +11,7 @@ import hashlib
 import json
 import mmap
 import os
+import shutil
 import struct
 import time
 import uuid
@@ -33,6 +34,7 @@ CODECS = ("float16", "int8")
 DEFAULT_CODEC = "int8"
 ABANDONED = 3600.0  # seconds after which a temporary file has no writer any more
 BLOCK = 8192  # 64-bit words per block of the checksum
+KEPT = 0.9  # of the limit, when something has to go
 RECOUNT = 64  # files written between two looks at what other processes wrote
 
 
@@ -140,6 +142,14 @@ class FeatureCache:
         """How much the cache takes on disk."""
         return sum(size for _, size, _ in self._files())
 
+    def room_bytes(self) -> int | None:
+        """What the disk lets the cache grow to: what it takes already and what is free; None where nobody can say."""
+        folder = next(parent for parent in (self.root, *self.root.absolute().parents) if parent.exists())
+        try:
+            return self.size_bytes() + shutil.disk_usage(folder).free
+        except OSError:
+            return None
+
     def clear(self) -> None:
         """Deletes everything in the cache that is the cache's own."""
         for _, _, path in self._files():
@@ -168,7 +178,7 @@ class FeatureCache:
             return
         files = sorted(self._files())
         used = sum(each for _, each, _ in files)
-        goal = self.limit_bytes - size if used + size <= self.limit_bytes else int(0.9 * self.limit_bytes) - size
+        goal = (self.limit_bytes if used + size <= self.limit_bytes else int(KEPT * self.limit_bytes)) - size
         for moment, each, path in files:
             abandoned = path.suffix == ".tmp" and moment < time.time() - ABANDONED
             if (used > goal and path.suffix != ".tmp") or abandoned:

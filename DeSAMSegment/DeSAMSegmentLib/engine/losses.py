@@ -35,23 +35,44 @@ class Objective:
     """
 
     def __init__(self, iou_weight: float = 10.0, batch_dice: bool = True, reference: bool = False) -> None:
-        self.reference = reference
+        self.reference, self.batch_dice = reference, batch_dice
         self.iou_weight = 1.0 if reference else iou_weight
         self.dice = DiceLoss(sigmoid=True, squared_pred=True, batch=batch_dice)
         self.dice_ce = DiceCELoss(sigmoid=True, squared_pred=True, batch=batch_dice)
 
-    def __call__(self, logits: Tensor, target: Tensor, iou: Tensor | None, inside: Tensor | None) -> LossParts:
+    def __call__(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        iou: Tensor | None,
+        inside: Tensor | None,
+        whole: Tensor | None = None,
+    ) -> LossParts:
         """
         Arguments:
           logits: (N, 1, 256, 256); target: the same shape, 0 or 1.
           iou: (N,) predicted IoU, or None where no prompt is ranked (whole box).
           inside: (N,) 1 where the prompt lies in the organ, else 0 (E-2).
+          whole: (2,) ``dice_sums`` of the batch that these N slices are a part of; the Dice is then that of the whole
+            batch, with the gradient that it has for these slices.
         """
         logits, target = logits.float(), target.float()
         dice = self.dice(logits, target)
         ce = torch.zeros_like(dice) if self.reference else self.dice_ce(logits, target) - dice
+        if whole is not None:
+            dice = self._dice_within(whole, logits, target)
         error = torch.zeros_like(dice)
         if iou is not None and inside is not None:
             distance = F.l1_loss if self.reference else F.mse_loss
             error = self.iou_weight * distance(iou.float(), inside.float())
         return LossParts(dice + ce + error, dice, ce, error)
+
+    def dice_sums(self, logits: Tensor, target: Tensor) -> Tensor:
+        """(2,) what a batch's Dice is made of and what adds up over its parts: overlap, and squares of both masks."""
+        mask, target = torch.sigmoid(logits.float()), target.float()
+        return torch.stack([(mask * target).sum(), (mask**2).sum() + (target**2).sum()])
+
+    def _dice_within(self, whole: Tensor, logits: Tensor, target: Tensor) -> Tensor:
+        own = self.dice_sums(logits, target)
+        overlap, squares = whole - own.detach() + own  # the other parts are constants
+        return 1 - (2 * overlap + self.dice.smooth_nr) / (squares + self.dice.smooth_dr)

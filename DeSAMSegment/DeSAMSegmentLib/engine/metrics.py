@@ -136,10 +136,11 @@ def _reference(predicted: np.ndarray, true: np.ndarray, slices: Slices) -> Metri
     nearest pixel, without the erosion of E-13.
     """
     pairs = []
+    drawn, found = true.astype(np.uint8), predicted.astype(np.uint8)
     for index in range(len(slices)):
-        small = slices.truth(true.astype(np.uint8), index) > 0
+        small = slices.truth(drawn, index) > 0
         if small.any():
-            pairs.append((slices.truth(predicted.astype(np.uint8), index) > 0, small))
+            pairs.append((slices.truth(found, index) > 0, small))
     if not pairs:
         return Metrics()
     pairs = pairs[:-1]

@@ -31,7 +31,9 @@ class TrainingState:
     best_epoch: int = 0
     top_values: list[float] = field(default_factory=list)  # Dice per case and label of the highest epoch so far
     top_epoch: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # features included
+    prepared: float = 0.0  # of these, for the features
+    planned: bool = False  # whether ``epochs`` fits the time limit
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -103,7 +105,8 @@ class RunFolder:
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS)
+        # text mode turns \n into the system's line end, csv's own \r\n would become \r\r\n on Windows
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: row.get(key, "") for key in COLUMNS} for row in history)
         write_text(self.path / "metrics.csv", text.getvalue())

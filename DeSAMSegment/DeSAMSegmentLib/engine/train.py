@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.cases import Case, load
+from ..data.cases import Case, load, require_labels
 from ..data.features import FeatureCache
-from ..data.slices import SliceSpec
-from ..errors import BadInput
+from ..errors import BadInput, BadLabels
 from ..model.backbones import BACKBONES
 from ..model.config import DeSAMConfig
 from ..store.card import LabelInfo, ModelCard
@@ -31,8 +30,11 @@ from .learner import Learner
 from .loading import DeSAM, Encoder, load_backbone, load_model, sam_tensors
 from .options import SegmentOptions, TrainOptions
 from .provenance import training_card
+from .room import make_room
 from .run_folder import RunFolder, TrainingState, metrics_row
-from .training_set import TrainingSet, common_spec
+from .schedule import Schedule, validation_interval
+from .stream import stored_bytes
+from .training_set import LARGEST_VALUE, TrainingSet, common_spec
 from .validation import HeldOut, Score, hold_out, not_worse, validate
 
 
@@ -80,12 +82,13 @@ def train(
         raise BadInput(reason)
     if not cases:
         raise BadInput("There is no case to train on.", "Add at least one volume with its labels.")
+    chosen = trainable(chosen_labels(labels, options))
     # threads that share sums would change the last digits; a fixed seed fixes everything else
     torch.manual_seed(options.seed)
     if encoder is None or encoder.id != options.backbone:
         encoder = load_backbone(options.backbone, device)
     with tempfile.TemporaryDirectory(prefix="desam-features-") as scratch:
-        run = _Training(cases, chosen_labels(labels, options), RunFolder(folder), options, encoder, resume)
+        run = _Training(cases, chosen, RunFolder(folder), options, encoder, resume)
         yield from run.events(cache or FeatureCache(Path(scratch)))
 
 
@@ -111,6 +114,21 @@ def chosen_labels(labels: dict[int, str] | Sequence[LabelInfo], options: TrainOp
     return [by_value[value] for value in options.labels]
 
 
+def trainable(labels: list[LabelInfo]) -> list[LabelInfo]:
+    """The labels as they are.
+
+    Raises:
+      BadLabels: when a value does not fit into the byte that label maps have while they are trained on.
+    """
+    large = [str(label.value) for label in labels if label.value > LARGEST_VALUE]
+    if large:
+        raise BadLabels(
+            f"Label values above {LARGEST_VALUE} cannot be trained: {', '.join(large)}.",
+            "Give these labels smaller values, in the label maps and in dataset.json.",
+        )
+    return labels
+
+
 def architecture_of(options: TrainOptions, labels: int) -> DeSAMConfig:
     """The decoder that some options ask for."""
     backbone = BACKBONES[options.backbone]
@@ -124,15 +142,6 @@ def architecture_of(options: TrainOptions, labels: int) -> DeSAMConfig:
         labels=labels,
         shared_prim=not options.train_prim,
     )
-
-
-def validation_interval(held_out: Sequence[HeldOut], data: TrainingSet) -> int:
-    """Epochs between two validations: never more than about half as many slices validated as trained on.
-
-    Small training sets have short epochs, which validating whole volumes would dwarf. The last is always validated.
-    """
-    trained = sum(not example.empty for example in data.examples)
-    return max(1, round(2 * sum(case.slices for case in held_out) / max(1, trained)))
 
 
 class _Training:
@@ -156,25 +165,44 @@ class _Training:
     # ---- the run, top to bottom -----------------------------------------------------------------------------------
 
     def events(self, cache: FeatureCache) -> Iterator[Event]:
+        limit = cache.limit_bytes
+        try:
+            yield from self._events(cache)
+        finally:
+            cache.limit_bytes = limit
+
+    def _events(self, cache: FeatureCache) -> Iterator[Event]:
         options, state = self.options, TrainingState(epochs=self.options.epochs)
-        spec = common_spec([load(case)[0] for case in self.cases[:3]], options)
+        spec = self.spec = common_spec([load(case)[0] for case in self.cases[:3]], options)
         self.folder.begin(self._config(), self.resume)
         training, held_out, excluded = hold_out(self.cases, self.values, spec, options)
+        require_labels(training, self.values)  # before any feature is computed, as is the base
+        base = self._base()
         where = devices.describe(self.encoder.device)
         yield Started("train", options.name, options.epochs, "epoch", where)
         data = TrainingSet(training, self.values, spec, options, self.encoder, cache, excluded)
         begun = time.perf_counter()
+        yield from data.survey()
+        pictures = len(data.visited) + sum(case.slices for case in held_out)
+        room = make_room(cache, pictures, stored_bytes(self.encoder, cache.codec))
+        if room:
+            yield Log(room)
         yield from data.prepare()
-        self.prepared = time.perf_counter() - begun
-        model = self._model(spec)
+        state.prepared = time.perf_counter() - begun
+        model = self._model(base)
         learner = Learner(model, self.values, options, self.encoder.device, self.log.append)
         if self.resume:
             state = self.folder.restore(learner)
             yield Log(f"Resuming after epoch {state.epoch}.")
-        self.validate_every = validation_interval(held_out, data)
-        begun = time.perf_counter() - (state.seconds or self.prepared)  # features are part of the time
-        while state.epoch < state.epochs and not self._exhausted(state):
+        self.schedule = Schedule(options, validation_interval(held_out, data))
+        begun = time.perf_counter() - (state.seconds or state.prepared)  # features are part of the time
+        while state.epoch < state.epochs and not self.schedule.exhausted(state):
             yield from self._epoch(learner, data, held_out, cache, state, begun)
+        if state.epoch < state.epochs:
+            yield Log(
+                f"Stopped after epoch {state.epoch} of {state.epochs}: no validation was better than that of epoch "
+                f"{state.top_epoch}. The model kept is of epoch {state.best_epoch}."
+            )
         seconds = time.perf_counter() - begun
         best = None if state.best_dice < 0 else state.best_dice
         result = TrainResult(self.folder.best, self.folder.last, state.best_epoch, best, state.history)
@@ -191,15 +219,19 @@ class _Training:
         batches = data.epoch(number)
         learner.model.train()
         for done, batch in enumerate(data.batches(number), 1):
-            rate = self._learning_rate(state.step, state.epochs * len(batches))
+            rate = self.schedule.rate(state.step, state.epochs * len(batches))
             sums += len(batch.truth) * learner.step(batch, rate, rng)
             slices += len(batch.truth)
             state.step += 1
             yield Progress(f"Epoch {number} of {state.epochs}", done, len(batches))
             yield from self._logged()
         learner.model.eval()
-        score = yield from self._validated(learner.model, held_out, cache, number, state)
+        late = self.schedule.late(time.perf_counter() - begun)
+        due = held_out and self.schedule.validates(number, late, state)
+        score = (yield from self._validated(learner, held_out, cache, number, state)) if due else None
         state.epoch, state.seconds = number, time.perf_counter() - begun
+        late = late or (score is not None and self.schedule.late(state.seconds))
+        self.log += self.schedule.fit_into_minutes(state, late)
         loss, dice, ce, iou = (float(value) for value in sums / slices)
         better = self._is_kept(score, number, state)
         event = EpochDone(
@@ -210,21 +242,23 @@ class _Training:
             state.best_epoch, state.best_dice = number, score.dice if score else -1.0
         state.history.append(metrics_row(event))
         yield from self._written(learner, state, score, better)
-        self._fit_into_minutes(state)
+        yield from self._logged()
         yield event
 
-    def _validated(self, model, held_out: list[HeldOut], cache, number: int, state: TrainingState):
-        """Validation's Progress events; returns the Score, or None when there is nothing to validate on."""
-        if not held_out or (number % self.validate_every and number != state.epochs):
-            return None
-        card = self._card(model, None, state)
-        model.card = card
+    def _validated(self, learner: Learner, held_out: list[HeldOut], cache, number: int, state: TrainingState):
+        """Validation's Progress and Log events; returns the Score."""
+        model, score = learner.model, None
+        model.card = self._card(model, None, state)
         inference = SegmentOptions(mode=self.options.mode, largest_component=False)
         for event in validate(held_out, model, inference, self.encoder, cache, f"Validating epoch {number}"):
             if isinstance(event, Score):
-                return event
-            yield event
-        return None
+                score = event
+            else:
+                yield event
+        # segmenting listened to the encoder, and if it ran out of memory it took the model to the CPU
+        self.encoder.log = self.log.append
+        model.to(learner.device)
+        return score
 
     def _written(self, learner: Learner, state: TrainingState, score: Score | None, better: bool) -> Iterator[Event]:
         """Models, state, numbers and curves of a finished epoch, in an order that a kill cannot spoil."""
@@ -238,10 +272,6 @@ class _Training:
 
     # ---- plans ----------------------------------------------------------------------------------------------------
 
-    def _learning_rate(self, step: int, steps: int) -> float:
-        """Polynomial decay (power 0.9 as published), per step."""
-        return self.options.learning_rate * max(0.0, 1 - step / max(1, steps)) ** self.options.schedule_power
-
     def _is_kept(self, score: Score | None, number: int, state: TrainingState) -> bool:
         """Whether this epoch's model becomes best.desam; remembers the epoch with the highest Dice."""
         top = state.top_values
@@ -252,36 +282,32 @@ class _Training:
             state.top_values, state.top_epoch = score.values, number
         return kept
 
-    def _exhausted(self, state: TrainingState) -> bool:
-        patience = self.options.patience
-        return patience is not None and state.top_epoch > 0 and state.epoch - state.top_epoch >= patience
+    def _base(self) -> DeSAM | None:
+        """The given model to start from, or, of a run that is resumed, its own last one; None without a base.
 
-    def _fit_into_minutes(self, state: TrainingState) -> None:
-        """After the first validation: as many epochs as the time limit holds, so that the rate still decays to zero."""
-        if self.options.minutes is None or state.epoch != self.validate_every:
-            return
-        each = (state.seconds - self.prepared) / state.epoch
-        affordable = max(state.epoch, int((self.options.minutes * 60 - self.prepared) / each))
-        if affordable < state.epochs:
-            self.log.append(f"{self.options.minutes:g} minutes hold {affordable} epochs of {each:.0f} s.")
-            state.epochs = affordable
+        Raises:
+          BadInput: when there is no such model, or it does not suit this training.
+        """
+        if not self.options.base:
+            return None
+        if self.resume:  # the run's own model has all that the base gave it, and the base may be gone
+            return load_model(self.folder.last)
+        model = load_model(self.options.base)
+        if model.config.labels != len(self.labels) or model.card.backbone != self.options.backbone:
+            raise BadInput(
+                f"The base model {model.card.name} has {model.config.labels} label(s) on {model.card.backbone}; "
+                f"this training has {len(self.labels)} on {self.options.backbone}.",
+                "Choose a base with the same labels and backbone, or none.",
+            )
+        return model
 
-    def _model(self, spec: SliceSpec) -> DeSAM:
-        """The decoder to start from: a given model, or PRIM from SAM's own decoder and a fresh PDMM."""
-        self.spec = spec
-        if self.options.base:
-            model = load_model(self.options.base)
-            if model.config.labels != len(self.labels) or model.card.backbone != self.options.backbone:
-                raise BadInput(
-                    f"The base model {model.card.name} has {model.config.labels} label(s) on {model.card.backbone}; "
-                    f"this training has {len(self.labels)} on {self.options.backbone}.",
-                    "Choose a base with the same labels and backbone, or none.",
-                )
-        else:
-            model = DeSAM.from_sam(
-                architecture_of(self.options, len(self.labels)), sam_tensors(self.options.backbone)
-            )  # type: ignore[assignment]
-        return model.to(self.encoder.device)
+    def _model(self, base: DeSAM | None) -> DeSAM:
+        """The decoder to start from: the base, or PRIM from SAM's own decoder and a fresh PDMM."""
+        if base is not None:
+            return base.to(self.encoder.device)
+        architecture = architecture_of(self.options, len(self.labels))
+        model = DeSAM.from_sam(architecture, sam_tensors(self.options.backbone))
+        return model.to(self.encoder.device)  # type: ignore[return-value]
 
     def _config(self) -> dict[str, Any]:
         return {
@@ -299,5 +325,3 @@ class _Training:
     def _logged(self) -> Iterator[Log]:
         while self.log:
             yield Log(self.log.pop(0), "warning")
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,16 +25,19 @@ from .rounding import to_features
 from .stream import FeatureStream
 from .styles import stylise
 
+LARGEST_VALUE = 255  # of a label that is trained
+
 
 @dataclass(frozen=True)
 class Example:
     """One slice to learn from: for every view of it, where its features lie and its truth (256, 256) uint8.
 
-    The first view is the slice as it is; the others are turned, scaled and re-exposed (``data/augment.py``).
+    The first view is the slice as it is; the others are turned, scaled and re-exposed (``data/augment.py``). A view
+    that no epoch draws has no features, and None for a key.
     """
 
     case: str
-    keys: tuple[str, ...]
+    keys: tuple[str | None, ...]
     truths: tuple[np.ndarray, ...]
 
     @property
@@ -60,6 +63,18 @@ def common_spec(volumes: Sequence[Volume], options: TrainOptions) -> SliceSpec:
     if any(spec != specs[0] for spec in specs):
         return SliceSpec.from_dict(specs[0].to_dict() | {"intensity": "percentile", "window": None})
     return specs[0]
+
+
+def load_to_learn(case: Case) -> tuple[Volume, np.ndarray]:
+    """The image of a case and its labels on the image's grid.
+
+    Raises:
+      BadVolume, BadLabels: for what cannot be read, and for a case without labels.
+    """
+    volume, labels = load(case)
+    if labels is None:
+        raise BadLabels(f"The case {case.name} has no labels.", "Add its label map or leave the case out.")
+    return volume, labels
 
 
 def restricted(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
@@ -123,27 +138,68 @@ class TrainingSet:
         self.encoder, self.cache = encoder, cache
         self.excluded = excluded or {}
         self.examples: list[Example] = []
+        self.slices: list[tuple[int, int]] = []  # what can be learnt from: number of the case, of the slice in it
+        self.empty: list[bool] = []  # for each of these, whether it is organ-free
+        self.visited: set[tuple[int, int]] = set()  # (example, view) that some epoch draws
+        self._missed = False
+        self._open: tuple[int, Slices, np.ndarray] | None = None  # the case read last, by its number
+
+    def survey(self) -> Iterator[Event]:
+        """Reads the cases and finds what there is to learn from, before hours are spent on features.
+
+        Raises:
+          BadLabels, BadDataset: when there is not enough; the text says what to do.
+        """
+        found: set[int] = set()
+        self.slices, self.empty = [], []
+        for number, case in enumerate(self.cases):
+            slices, labels = self._read(number)
+            found |= set(np.unique(labels).tolist())
+            for index in self._chosen(case, slices, labels):
+                self.slices.append((number, index))
+                self.empty.append(not slices.truth(labels, index).any())
+            yield Progress("Reading the cases", number + 1, len(self.cases))
+        self._check(found)
+        self.visited = self._visits()
 
     def prepare(self) -> Iterator[Event]:
-        """Reads the cases and computes the features that the cache lacks, saying how far it is."""
-        found: set[int] = set()
-        for number, case in enumerate(self.cases, 1):
-            volume, labels = load(case)
-            if labels is None:
-                raise BadLabels(f"The case {case.name} has no labels.", "Add its label map or leave the case out.")
-            labels = restricted(labels, self.values)
-            found |= set(np.unique(labels).tolist())
-            slices = Slices(volume, self.spec)
-            chosen = self._chosen(case, slices, labels)
-            text = f"Features of {case.name} ({number} of {len(self.cases)})"
-            made = [self._views(slices, labels, index) for index in chosen]
-            stream = ViewStream(slices, self.encoder, self.cache, [view for views in made for view in views])
-            for done, _ in enumerate(stream.fill(range(len(stream.views))), 1):
-                yield Progress(text, done, len(stream.views))
-            for views in made:
-                keys = tuple(stream.view_key(view) for view in views)
-                self.examples.append(Example(case.name, keys, tuple(view.truth for view in views)))
-        self._check(found)
+        """Computes the features that the cache lacks, of what the epochs will draw, saying how far it is."""
+        if not self.slices:
+            yield from self.survey()
+        self.examples = []
+        for number, case in enumerate(self.cases):
+            slices, labels = self._read(number)
+            indices = [index for owner, index in self.slices if owner == number]
+            made = [self._views(slices, labels, index) for index in indices]
+            first = len(self.examples)
+            drawn = [(i, view.number) for i, views in enumerate(made, first) for view in views]
+            drawn = [visit for visit in drawn if visit in self.visited]
+            stream = ViewStream(slices, self.encoder, self.cache, [made[i - first][view] for i, view in drawn])
+            keys: dict[tuple[int, int], str] = {}
+            text = f"Features of {case.name} ({number + 1} of {len(self.cases)})"
+            for done, (position, key) in enumerate(stream.fill(range(len(drawn))), 1):
+                keys[drawn[position]] = key
+                yield Progress(text, done, len(drawn))
+            for i, views in enumerate(made, first):
+                named = tuple(keys.get((i, view.number)) for view in views)
+                self.examples.append(Example(case.name, named, tuple(view.truth for view in views)))
+        self._open = None
+
+    def _read(self, number: int) -> tuple[Slices, np.ndarray]:
+        """The slices of a case and its labels, only those that are trained; the last one asked for is kept."""
+        if self._open is None or self._open[0] != number:
+            volume, labels = load_to_learn(self.cases[number])
+            self._open = number, Slices(volume, self.spec), restricted(labels, self.values)
+        return self._open[1:]
+
+    def _visits(self) -> set[tuple[int, int]]:
+        """Everything that an epoch draws: of many organ-free slices most are never seen, let alone in every look."""
+        visited: set[tuple[int, int]] = set()
+        for number in range(1, self.options.epochs + 1):
+            visited.update(visit for batch in self.epoch(number) for visit in batch)
+            if len(visited) == len(self.slices) * (self.options.views + self.options.styles):
+                break
+        return visited
 
     def _views(self, slices: Slices, labels: np.ndarray, index: int) -> list[View]:
         """The slice as it is, ``views - 1`` other poses and ``styles`` other styles: functions of seed and slice."""
@@ -175,8 +231,13 @@ class TrainingSet:
                 f"No training case holds the label value {', '.join(map(str, absent))}.",
                 f"Values present: {', '.join(str(v) for v in sorted(found - {0})) or 'none'}.",
             )
-        if not self.examples:
+        if not self.slices:
             raise BadDataset("There is no slice to train on.", "Add cases with labels.")
+        if all(self.empty):
+            raise BadLabels(
+                f"Nothing of the labels is left in slices of {self.spec.size} x {self.spec.size} pixels.",
+                "Draw more, or larger regions: single voxels vanish when a slice is made smaller.",
+            )
 
     def epoch(self, number: int) -> list[list[tuple[int, int]]]:
         """Batches of (example, view) of one epoch, a function of seed and epoch alone.
@@ -185,8 +246,8 @@ class TrainingSet:
         make up ``empty_fraction`` of the epoch (a decoder that never saw an empty slice paints on all of them).
         """
         rng = np.random.default_rng([self.options.seed, number])
-        full = [i for i, example in enumerate(self.examples) if not example.empty]
-        empty = [i for i, example in enumerate(self.examples) if example.empty]
+        full = [i for i, empty in enumerate(self.empty) if not empty]
+        empty = [i for i, empty in enumerate(self.empty) if empty]
         share = self.options.empty_fraction
         wanted = min(len(empty), round(len(full) * share / (1 - share)))
         order = rng.permutation(full + rng.permutation(empty)[:wanted].tolist()).tolist()
@@ -207,18 +268,34 @@ class TrainingSet:
                 yield batch
 
     def _load(self, visits: list[tuple[int, int]]) -> Batch:
-        parts = []
+        device = self.encoder.device  # computing features again can run out of memory and move it
+        parts: list[Features] = []
+        keys: list[str] = []
         for number, view in visits:
-            stored = self.cache.get(self.examples[number].keys[view])
-            if stored is None:
-                raise BadDataset(
-                    "Features vanished from the cache during training.",
-                    "Give the cache more room (it holds all slices of a training) and resume.",
-                )
-            parts.append(to_features(stored, self.encoder.device))
+            key = self.examples[number].keys[view]
+            stored = self.cache.get(key) if key else None
+            if key is None or stored is None:
+                key, features = self._again(number, view)
+            else:
+                features = to_features(stored, device)
+            parts.append(features.to(device=device))
+            keys.append(key)
         truth = np.stack([self.examples[number].truths[view] for number, view in visits])
-        keys = tuple(self.examples[number].keys[view] for number, view in visits)
-        return Batch(Features.cat(parts), truth, keys)
+        return Batch(Features.cat(parts), truth, tuple(keys))
+
+    def _again(self, number: int, view: int) -> tuple[str, Features]:
+        """Key and features of a view that another process, or a full disk, took from the cache."""
+        if not self._missed:
+            self._missed = True
+            self.encoder.log(f"Features are missing from {self.cache.root}: they are computed again, which takes time.")
+        example = self.examples[number]
+        case, index = self.slices[number]
+        slices, labels = self._read(case)
+        stream = ViewStream(slices, self.encoder, self.cache, [self._views(slices, labels, index)[view]])
+        ((_, features),) = stream.iterate([0])
+        keys = (*example.keys[:view], stream.keys[0], *example.keys[view + 1 :])
+        self.examples[number] = replace(example, keys=keys)
+        return stream.keys[0], features
 
 
 def draw_points(truth: np.ndarray, rng: np.random.Generator, input_size: int) -> tuple[torch.Tensor, torch.Tensor]:

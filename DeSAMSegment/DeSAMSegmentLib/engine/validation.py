@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..data.cases import Case, labelled_slices, load, split
+from ..data.cases import Case, labelled_slices, split
 from ..data.features import FeatureCache
 from ..data.slices import Slices, SliceSpec
 from ..data.volume import Volume
-from .events import Event, Finished, Progress
+from .events import Event, Finished, Log, Progress
 from .loading import DeSAM, Encoder
 from .options import SegmentOptions, TrainOptions
 from .postprocess import largest_component
 from .segment import Segmentation, SegmentResult
-from .training_set import restricted
+from .training_set import load_to_learn, restricted
 
 FEWEST_CASES = 4  # with fewer, slices are held out instead of patients
 
@@ -87,8 +87,7 @@ def hold_out(
 
 
 def _read(case: Case, values: Sequence[int]) -> tuple[Volume, np.ndarray]:
-    volume, labels = load(case)
-    assert labels is not None
+    volume, labels = load_to_learn(case)
     return volume, restricted(labels, values)
 
 
@@ -109,7 +108,7 @@ def validate(
     cache: FeatureCache,
     text: str = "Validating",
 ) -> Iterator[Event | Score]:
-    """Segments what is held out exactly as a user would; yields Progress, then the Score."""
+    """Segments what is held out exactly as a user would; yields Progress and what was worth a Log, then the Score."""
     plain: dict[str, dict[int, float]] = {}
     cleaned: dict[str, dict[int, float]] = {}
     values = [label.value for label in model.card.labels]
@@ -119,6 +118,8 @@ def validate(
         for event in run.events(cache):
             if isinstance(event, Finished):
                 result = event.result
+            elif isinstance(event, Log):
+                yield event
         assert isinstance(result, SegmentResult)
         truth = _at(case.labels, result.axis, case.positions)
         labels = _at(result.labels, result.axis, case.positions)

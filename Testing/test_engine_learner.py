@@ -1,0 +1,86 @@
+"""A step is the same step however the batch is cut for memory, and each label is taught with its own prompts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from DeSAMSegmentLib.engine.learner import Learner
+from DeSAMSegmentLib.engine.options import TrainOptions
+from DeSAMSegmentLib.engine.training_set import Batch
+from small_model import small, small_features
+
+CPU = torch.device("cpu")
+FROZEN = 0.0  # learning rate of a step that leaves its gradients to look at
+
+
+def batch_of_eight() -> Batch:
+    """Two labels of very different sizes, from slice to slice and between each other; some slices hold none."""
+    truth = np.zeros((8, 256, 256), np.uint8)
+    for number in range(5):
+        truth[number, 40 : 60 + 30 * number, 40 : 60 + 30 * number] = 1
+        truth[7 - number, 200 : 204 + 8 * number, 10:50] = 2
+    return Batch(small_features(8), truth, tuple(f"slice{number}" for number in range(8)))
+
+
+def learner_for(mode: str, part: int = 8, **architecture) -> Learner:
+    options = TrainOptions(mode=mode, batch_size=8)
+    learner = Learner(small(labels=2, **architecture), [1, 2], options, CPU, lambda text: None)  # type: ignore[arg-type]
+    learner.part_size = part
+    return learner
+
+
+def gradients(learner: Learner) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+    """Losses of one step, and its gradients: of the logits (labels, 8, 256 * 256) and of all parameters."""
+    decode, pulls = learner.model.train_decode, {0: [], 1: []}  # type: ignore[var-annotated]
+
+    def listened(features, points, label, embedding):
+        iou, logits = decode(features, points, label, embedding)
+        if logits.requires_grad:
+            logits.register_hook(lambda gradient: pulls[label].append(gradient.flatten(1)))
+        return iou, logits
+
+    learner.model.train_decode = listened  # type: ignore[method-assign]
+    numbers = learner.step(batch_of_eight(), FROZEN, np.random.default_rng(3))
+    parameters = torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None])
+    return numbers, torch.stack([torch.cat(pulls[0]), torch.cat(pulls[1])]), parameters
+
+
+def difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).norm() / one.norm())
+
+
+@pytest.mark.parametrize("mode", ["box", "grid"])
+def test_the_parts_of_a_batch_add_up_to_the_same_step(mode: str) -> None:
+    """The Dice is the batch's: a part that only knew its own slices would pull elsewhere, a third off with eight."""
+    numbers, pull, whole = gradients(learner_for(mode))
+    for size in (4, 1):
+        same, cut, added = gradients(learner_for(mode, size))
+        assert difference(pull, cut) < 1e-5, size
+        # float32 knows the last layer's sum over all pixels to some 4e-4, whatever the losses
+        assert difference(whole, added) < 2e-3, size
+        np.testing.assert_allclose(same, numbers, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_in_one_part_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = learner_for("box")
+    monkeypatch.setattr(learner, "_batch_sums", lambda *_: pytest.fail("looked at twice"))
+    gradients(learner)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_each_label_learns_from_the_embedding_that_it_is_segmented_with(shared: bool) -> None:
+    """A base may have a PRIM per label; the box's embedding is then each label's own."""
+    learner, batch = learner_for("box", shared_prim=shared), batch_of_eight()
+    with torch.no_grad():
+        for label, (_, logits, _) in enumerate(learner._decoded(batch, [learner._draw(batch.truth > 0, None)] * 2,  # type: ignore[arg-type]
+                                                                slice(0, 2))):  # fmt: skip
+            _, expected = learner.model.train_decode(batch.features[slice(0, 2)], None, label)
+            torch.testing.assert_close(logits, expected, atol=2e-3 * float(expected.abs().max()), rtol=0)
+
+
+def test_an_embedding_is_kept_once_per_slice_and_prim() -> None:
+    for shared, expected in ((True, 8), (False, 16)):
+        learner = learner_for("box", shared_prim=shared)
+        gradients(learner)
+        assert len(learner.embeddings) == expected
