@@ -116,8 +116,8 @@ def main() -> None:
     model = DeSAM.load(trained.best)
     figures = {}
     for mode in ("grid", "box"):
-        # Only slices with brain were drawn, so nobody showed the model what an empty one is: it paints
-        # patches on those above the head, and keeping each label's largest part takes them away.
+        # Slices above the head are black and stay empty by themselves; keeping each label's largest part takes
+        # away the specks that a model of ten slices still paints beside the brain.
         choice = SegmentOptions(mode=mode, largest_component=True)
         result = follow(segment(volume, model, choice, cache=cache), view)
         write_segmentation(out / f"brain-{mode}.seg.nrrd", result.labels, volume, model.card.labels)
