@@ -142,7 +142,7 @@ def test_a_case_to_test_on_that_cannot_be_read_is_told_before_training(
     data = read_dataset(dataset)
     tests = [replace(data.cases[0], name="torn", image=tmp_path / "torn.nii.gz"), replace(data.cases[0], labels=None)]
     (tmp_path / "torn.nii.gz").write_bytes(b"half a file")
-    for test, says in zip(tests, ("torn", "no labels to test against"), strict=True):
+    for test, says in zip(tests, ("torn", "has no labels"), strict=True):
         split = replace(cross_domain(balls("AB"), ["A"])[0], test=(TestCase(test),))
         with pytest.raises(BadInput, match=says):
             conduct(tmp_path / says, quick(balls("AA"), "desam-b", splits=[split]))

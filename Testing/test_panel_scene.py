@@ -287,6 +287,12 @@ def test_a_segmentation_made_of_surfaces_is_refused_as_output() -> None:
         results.ResultWriter(makeVolume(), node, LABELS, "m")
 
 
+def test_a_segment_nobody_has_painted_yet_is_not_called_a_surface() -> None:
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "new")
+    node.GetSegmentation().AddEmptySegment("a", "a")
+    assert segments.labelmapProblem(node) == ""
+
+
 def test_a_segment_on_another_grid_is_read_at_the_nearest_voxel() -> None:
     volume, fine = makeVolume("oblique"), makeVolume("oblique", (18, 22, 26))
     m = matrix("oblique")

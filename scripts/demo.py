@@ -5,7 +5,7 @@ its white-matter map from the same package is the truth. Cut into 37 axial slice
 are "drawn", that is, handed to the training. Everything goes to demo-output/. No network, no GPU; about five
 minutes on two cores.
 
-    python scripts/demo.py [--epochs 12] [--output demo-output]
+    python scripts/demo.py [--epochs 12] [--styles 0] [--output demo-output]
 """
 
 from __future__ import annotations
@@ -84,6 +84,10 @@ def follow(events, view: TextView, quiet: tuple[type, ...] = ()):
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--epochs", type=int, default=12, help="of the training; about ten seconds each")
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    # 0: the rest of this very volume is to be segmented, no other scanner is in sight
+    parser.add_argument("--styles", type=int, default=0, help="of other scanners, per slice")
     parser.add_argument("--output", type=Path, default=Path("demo-output"))
     arguments = parser.parse_args()
     out: Path = arguments.output
@@ -105,10 +109,10 @@ def main() -> None:
         name="brain",
         slices="labelled",
         epochs=arguments.epochs,
-        learning_rate=1e-3,
-        batch_size=2,
+        learning_rate=arguments.learning_rate,
+        batch_size=arguments.batch_size,
         patience=None,
-        styles=0,  # the rest of this very volume is to be segmented: no other scanner is in sight
+        styles=arguments.styles,
     )
     trained = follow(train([case], LABELS, out / "run", options, cache=cache), view, quiet=(Saved,))
 

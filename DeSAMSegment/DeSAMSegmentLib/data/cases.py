@@ -153,7 +153,7 @@ def load_labelled(case: Case) -> tuple[Volume, np.ndarray]:
     """
     volume, truth = load(case)
     if truth is None:
-        raise BadLabels(f"{case.name} has no labels to test against.", "Add its label map, or leave the case out.")
+        raise BadLabels(f"The case {case.name} has no labels.", "Add its label map, or leave the case out.")
     return volume, truth
 
 

@@ -79,9 +79,9 @@ class Learner:
             whole = self._batch_sums(batch, prompts, parts) if shared else None
             return np.sum([self._backward(batch, prompts, part, whole) for part in parts], axis=0)
 
-        whole = min(self.part_size, len(batch.truth))
-        numbers, fitted = devices.with_backoff(work, whole, self.log, "training")
-        if fitted < whole:
+        planned = min(self.part_size, len(batch.truth))
+        numbers, fitted = devices.with_backoff(work, planned, self.log, "training")
+        if fitted < planned:
             self.part_size = fitted
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..data import augment
-from ..data.cases import Case, labelled_slices, load
+from ..data.cases import Case, labelled_slices, load_labelled
 from ..data.features import FeatureCache
 from ..data.prompts import sample_points
 from ..data.slices import Slices, SliceSpec
@@ -63,18 +63,6 @@ def common_spec(volumes: Sequence[Volume], options: TrainOptions) -> SliceSpec:
     if any(spec != specs[0] for spec in specs):
         return SliceSpec.from_dict(specs[0].to_dict() | {"intensity": "percentile", "window": None})
     return specs[0]
-
-
-def load_to_learn(case: Case) -> tuple[Volume, np.ndarray]:
-    """The image of a case and its labels on the image's grid.
-
-    Raises:
-      BadVolume, BadLabels: for what cannot be read, and for a case without labels.
-    """
-    volume, labels = load(case)
-    if labels is None:
-        raise BadLabels(f"The case {case.name} has no labels.", "Add its label map or leave the case out.")
-    return volume, labels
 
 
 def restricted(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
@@ -188,7 +176,7 @@ class TrainingSet:
     def _read(self, number: int) -> tuple[Slices, np.ndarray]:
         """The slices of a case and its labels, only those that are trained; the last one asked for is kept."""
         if self._open is None or self._open[0] != number:
-            volume, labels = load_to_learn(self.cases[number])
+            volume, labels = load_labelled(self.cases[number])
             self._open = number, Slices(volume, self.spec), restricted(labels, self.values)
         return self._open[1:]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..data.cases import Case, labelled_slices, split
+from ..data.cases import Case, labelled_slices, load_labelled, split
 from ..data.features import FeatureCache
 from ..data.slices import Slices, SliceSpec
 from ..data.volume import Volume
@@ -16,7 +16,7 @@ from .loading import DeSAM, Encoder
 from .options import SegmentOptions, TrainOptions
 from .postprocess import largest_component
 from .segment import Segmentation, SegmentResult
-from .training_set import load_to_learn, restricted
+from .training_set import restricted
 
 FEWEST_CASES = 4  # with fewer, slices are held out instead of patients
 
@@ -87,7 +87,7 @@ def hold_out(
 
 
 def _read(case: Case, values: Sequence[int]) -> tuple[Volume, np.ndarray]:
-    volume, labels = load_to_learn(case)
+    volume, labels = load_labelled(case)
     return volume, restricted(labels, values)
 
 

@@ -110,7 +110,8 @@ def setTerminology(segment: Any, terminology: str) -> None:
 
 def labelmapProblem(segmentationNode: Any) -> str:
     """Why its segments cannot be read voxel by voxel (surfaces of an RT structure set or STL); empty when they can."""
-    if segmentationNode.GetSegmentation().ContainsRepresentation(LABELMAP):
+    segmentation = segmentationNode.GetSegmentation()
+    if segmentation.GetSourceRepresentationName() == LABELMAP or segmentation.ContainsRepresentation(LABELMAP):
         return ""
     text = _("{name} consists of surfaces. Create its binary labelmap in the module Segmentations, then try again.")
     return text.format(name=segmentationNode.GetName())
