@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from DeSAMSegmentLib.engine.events import Event, Progress
@@ -79,6 +80,29 @@ def test_nonsense_gets_an_answer_and_is_survived(line: bytes) -> None:
 def test_a_cancelled_request_ends_as_cancelled() -> None:
     messages = replies(protocol.to_line({"cancel": 1}), ask(1, "1000000"))
     assert [m["end"]["how"] for m in messages if "end" in m] == ["cancelled"]
+
+
+def test_requests_still_waiting_when_standard_input_ends_are_answered_with_their_arrays() -> None:
+    gone, messages = threading.Event(), []
+    shape = (protocol.INLINE_BYTES + 1,)
+
+    class Late:
+        """A runner that begins only after standard input has ended."""
+
+        def run(self, request: Any) -> Iterator[Any]:
+            assert gone.wait(30)
+            yield np.full(shape, int(request), dtype=np.uint8)
+
+    class Parent(io.BytesIO):
+        """Reads every message as it comes, with the file of its array."""
+
+        def write(self, line: Any) -> int:
+            messages.append(protocol.from_line(line))
+            return len(line)
+
+    Worker(io.BytesIO(ask(1, "3") + ask(2, "4")), Parent(), Late(), gone.set).serve()
+    assert [m["end"]["how"] for m in messages if "end" in m] == ["finished", "finished"]
+    assert [int(m["event"].max()) for m in messages if "event" in m] == [3, 4]
 
 
 def wait_for(condition: Any, seconds: float = 30.0) -> None:

@@ -38,7 +38,7 @@ class Worker:
       source: lines come from here.
       sink: lines go there.
       runner: carries requests out.
-      parent_gone: called when the source ends.
+      parent_gone: called when the source ends; without it the process ends, with everything it started.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Worker:
     ) -> None:
         self._source, self._sink = source, sink
         self._runner = runner or Runner()
-        self._parent_gone = parent_gone or end_with_children
+        self._parent_gone = parent_gone or self._end_process
         self._requests: queue.Queue[tuple[Any, Any] | None] = queue.Queue()
         self._cancelled: set[Any] = set()
         self._lines: queue.Queue[bytes | None] = queue.Queue()
@@ -72,9 +72,12 @@ class Worker:
         for line in self._source:
             if line.strip():
                 self._take(line)
-        shutil.rmtree(self._folder, ignore_errors=True)  # now: what follows may end this process at once
         self._parent_gone()
         self._requests.put(None)
+
+    def _end_process(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)  # `serve` will not come to it
+        end_with_children()
 
     def _take(self, line: bytes) -> None:
         identifier = None
