@@ -45,9 +45,7 @@ def features(level_width: int, salt: int = 0) -> tuple[list[Tensor], Tensor]:
     return levels, values("input.neck", (1, 256, 64, 64), salt)
 
 
-def published_shapes(
-    level_widths: Sequence[int], widths: Sequence[int] = (256, 128, 64)
-) -> dict[str, tuple[int, ...]]:
+def published_shapes(level_widths: Sequence[int], widths: Sequence[int] = (256, 128, 64)) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the published decoder's state dict: SAM's own parts, and its mask branch "pimm".
 
     level_widths: of the encoder's levels, shallow to deep; widths: of the mask branch (those published).

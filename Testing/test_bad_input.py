@@ -25,8 +25,7 @@ pytestmark = pytest.mark.usefixtures("quick_encoder")
 
 
 def refused(arguments: list[str], capfd: pytest.CaptureFixture[str], *words: str) -> str:
-    """Runs the command; asserts a single line on stderr that holds the words, exit code 2; returns the line.
-    """
+    """Runs the command; asserts a single line on stderr that holds the words, exit code 2; returns the line."""
     capfd.readouterr()
     code = main(arguments)
     captured = capfd.readouterr()

@@ -61,8 +61,7 @@ def thick(array: np.ndarray) -> np.ndarray:
 
 
 def draw(labels: np.ndarray) -> np.ndarray:
-    """The labels of DRAWN axial slices, evenly over the brain; all other slices are left empty, as a user would.
-    """
+    """The labels of DRAWN axial slices, evenly over the brain; all other slices are left empty, as a user would."""
     brain = np.flatnonzero(labels.any(axis=(1, 2)))
     chosen = brain[np.linspace(1, len(brain) - 2, DRAWN).round().astype(int)]
     drawn = np.zeros_like(labels)

@@ -73,7 +73,10 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
 
 BASES = types.ModuleType("slicer.ScriptedLoadableModule")
 for _class in (
-    ScriptedLoadableModule, ScriptedLoadableModuleWidget, ScriptedLoadableModuleLogic, ScriptedLoadableModuleTest
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleWidget,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
 ):
     setattr(BASES, _class.__name__, _class)
 

@@ -53,7 +53,7 @@ def _connect(self: QtCore.QObject, signal: str, slot: Any) -> Any:
 
 
 def _argumentTypes(signal: str) -> Any:
-    """"clicked(bool)" -> bool, as PySide6 selects an overload."""
+    """Turns "clicked(bool)" into bool, as PySide6 selects an overload."""
     names = [name for name in signal.split("(")[1].rstrip(")").split(",") if name]
     known = {"int": int, "bool": bool, "double": float, "QString": str}
     types = tuple(known.get(name.strip(), name.strip()) for name in names)

@@ -1,5 +1,4 @@
-"""``python -m DeSAMSegmentLib.cli`` is ``desam``, for a Python whose scripts are not on the path (Slicer's).
-"""
+"""``python -m DeSAMSegmentLib.cli`` is ``desam``, for a Python whose scripts are not on the path (Slicer's)."""
 
 import sys
 

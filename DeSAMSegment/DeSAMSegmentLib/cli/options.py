@@ -1,5 +1,4 @@
-"""Every field of the engines' option classes as a command-line option, with the options all commands share.
-"""
+"""Every field of the engines' option classes as a command-line option, with the options all commands share."""
 
 from __future__ import annotations
 

@@ -51,9 +51,7 @@ def _has_kernels(device: torch.device) -> bool:
     known = [(match[1], (int(match[2]), int(match[3]))) for match in built if match]
     if not known:
         return True  # ROCm has names of its own
-    return any(
-        version <= capability and (kind == "compute" or version[0] == capability[0]) for kind, version in known
-    )
+    return any(version <= capability and (kind == "compute" or version[0] == capability[0]) for kind, version in known)
 
 
 def describe(device: torch.device) -> str:

@@ -66,8 +66,7 @@ def measure(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float],
 def _overlap_and_distances(
     prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]
 ) -> tuple[float, float, float]:
-    """Dice, HD95 and ASSD by MONAI of two non-empty masks, within the box that holds both (plus one voxel).
-    """
+    """Dice, HD95 and ASSD by MONAI of two non-empty masks, within the box that holds both (plus one voxel)."""
     import torch
     from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance
 

@@ -86,8 +86,7 @@ def _one_measure(rows: Sequence[Row], measure: str) -> dict[str, Any]:
 
 
 def _value(row: Row, measure: str) -> float | None:
-    """A measure as it enters a mean: the volume error without its sign, or over- and undershoot would cancel.
-    """
+    """A measure as it enters a mean: the volume error without its sign, or over- and undershoot would cancel."""
     value = getattr(row.metrics, measure)
     return abs(value) if measure == "volume_error_percent" and value is not None else value
 

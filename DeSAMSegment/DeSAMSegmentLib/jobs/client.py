@@ -97,9 +97,7 @@ class Client:
     def cancelling(self) -> bool:
         return self._job is not None and self._job.cancelled_at is not None
 
-    def submit(
-        self, request: Any, on_event: Callable[[Event], None], on_end: Callable[[JobEnd], None]
-    ) -> int:
+    def submit(self, request: Any, on_event: Callable[[Event], None], on_end: Callable[[JobEnd], None]) -> int:
         """Sends a request; ``on_end`` is called exactly once, after the last ``on_event``."""
         if self.busy:
             raise RuntimeError("The worker is busy: cancel its job or wait for it.")

@@ -19,9 +19,7 @@ def download_events(weights: str) -> Generator[Event, None, Any]:
 
     def work() -> None:
         try:
-            path = download(
-                weights, progress=lambda done, total: messages.put((done, total)), cancelled=stop.is_set
-            )
+            path = download(weights, progress=lambda done, total: messages.put((done, total)), cancelled=stop.is_set)
             messages.put(path)
         except BaseException as error:
             messages.put(error)

@@ -31,9 +31,7 @@ class ImageEncoder(nn.Module):
       taps: the three blocks, counted from 1, whose raw outputs are the levels.
     """
 
-    def __init__(
-        self, width: int, depth: int, heads: int, global_blocks: Sequence[int], taps: Sequence[int]
-    ) -> None:
+    def __init__(self, width: int, depth: int, heads: int, global_blocks: Sequence[int], taps: Sequence[int]) -> None:
         super().__init__()
         if not all(1 <= tap <= depth for tap in taps):
             raise ValueError(f"taps must be blocks 1 to {depth}, not {tuple(taps)}")

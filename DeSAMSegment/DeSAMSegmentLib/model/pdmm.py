@@ -23,9 +23,7 @@ class ContextBranch(nn.Module):
         self.doublings = nn.ModuleList(
             nn.ConvTranspose2d(out_channels, out_channels, 2, stride=2, bias=False) for _ in range(steps)
         )
-        self.blocks = nn.ModuleList(
-            ResidualBlock(out_channels, 0, out_channels, effective) for _ in range(steps)
-        )
+        self.blocks = nn.ModuleList(ResidualBlock(out_channels, 0, out_channels, effective) for _ in range(steps))
 
     def forward(self, level: Tensor) -> Tensor:
         """(B, channels, 64, 64) -> (B, out_channels, 64 * 2 ** steps, 64 * 2 ** steps)."""

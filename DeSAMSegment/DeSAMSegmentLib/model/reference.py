@@ -20,9 +20,7 @@ _DECODER = "mask_decoder."
 _PIMM = "mask_decoder.pimm."
 _PUBLISHED_BACKBONES = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 
-_SAM_UNUSED = re.compile(
-    r"mask_decoder\.output_(upscaling|hypernetworks_mlps)\.|pixel_(mean|std)$|image_encoder\."
-)
+_SAM_UNUSED = re.compile(r"mask_decoder\.output_(upscaling|hypernetworks_mlps)\.|pixel_(mean|std)$|image_encoder\.")
 _PIMM_UNUSED = re.compile(
     r"\.se\.fc\.[02]\.weight$|\.seg_outputs\.0\.weight$|\.residual_block\.\d+\.1\.conv3\.conv\.weight$"
 )

@@ -35,13 +35,9 @@ def block_rows(x: Tensor, numbers_per_row: int) -> int:
 class ConvNorm(nn.Module):
     """A convolution without bias and its batch norm, one operation once folded."""
 
-    def __init__(
-        self, channels: int, out_channels: int, kernel: int = 1, stride: int = 1, groups: int = 1
-    ) -> None:
+    def __init__(self, channels: int, out_channels: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
         super().__init__()
-        self.c = nn.Conv2d(
-            channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False
-        )
+        self.c = nn.Conv2d(channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
         self.bn: nn.Module = nn.BatchNorm2d(out_channels)
 
     @torch.no_grad()

@@ -89,9 +89,7 @@ class Prompts:
             index = torch.as_tensor(index, dtype=torch.long).reshape(-1).cpu()
         if self.xy is None and self.xyxy is None:
             return self
-        return Prompts(
-            None if self.xy is None else self.xy[index], None if self.xyxy is None else self.xyxy[index]
-        )
+        return Prompts(None if self.xy is None else self.xy[index], None if self.xyxy is None else self.xyxy[index])
 
     def same(self, other: Prompts) -> bool:
         """Whether both ask the same."""

@@ -47,9 +47,7 @@ class Package:
 def readRequirements(path: Path = REQUIREMENTS) -> list[Package]:
     """The packages of requirements.txt, in order."""
     matches = [LINE.fullmatch(line.strip()) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [
-        Package(m["name"], m["floor"] or "", int(m["megabytes"]), m["alone"] is not None) for m in matches if m
-    ]
+    return [Package(m["name"], m["floor"] or "", int(m["megabytes"]), m["alone"] is not None) for m in matches if m]
 
 
 def isInstalled(package: Package) -> bool:

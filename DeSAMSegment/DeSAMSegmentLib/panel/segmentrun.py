@@ -51,9 +51,7 @@ class SegmentRun:
     def request(self, volume: Any) -> SegmentRequest:
         return SegmentRequest(volume, str(self.model.path), self._options, self._device, self._cacheBytes)
 
-    def job(
-        self, onEvent: Callable[[Any], None], onTick: Callable[[], None], onEnd: Callable[[JobEnd], None]
-    ) -> Job:
+    def job(self, onEvent: Callable[[Any], None], onTick: Callable[[], None], onEnd: Callable[[JobEnd], None]) -> Job:
         """The run as a background job; the callbacks come after the scene was brought up to date."""
 
         def prepare(folder: Path) -> Generator[None, None, SegmentRequest]:

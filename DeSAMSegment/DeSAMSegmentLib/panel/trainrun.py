@@ -76,9 +76,7 @@ class TrainRun:
             sources, self.labels, self.folder, self.options, self._device, self._cacheBytes, self._resume
         )
 
-    def job(
-        self, onEvent: Callable[[Any], None], onTick: Callable[[], None], onEnd: Callable[[JobEnd], None]
-    ) -> Job:
+    def job(self, onEvent: Callable[[Any], None], onTick: Callable[[], None], onEnd: Callable[[JobEnd], None]) -> Job:
         """The run as a background job."""
 
         def prepare(folder: Path) -> Generator[None, None, TrainRequest]:

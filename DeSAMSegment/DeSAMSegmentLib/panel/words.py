@@ -8,7 +8,7 @@ from .i18n import _
 
 
 def duration(seconds: float) -> str:
-    """"8 s", "3 min 20 s", "2 h 5 min"."""
+    """Such as "8 s", "3 min 20 s", "2 h 5 min"."""
     whole = round(seconds)
     if whole < 60:
         return _("{seconds} s").format(seconds=whole)
@@ -35,7 +35,7 @@ class Pace:
         self._last = (now, done)
 
     def text(self, unit: str, done: int, total: int) -> str:
-        """"Slice 34 of 120 · 5.1 slices/s · 17 s left"."""
+        """Such as "Slice 34 of 120 · 5.1 slices/s · 17 s left"."""
         words = _UNITS.get(unit, _UNITS["slice"])()
         parts = [_("{unit} {done} of {total}").format(unit=words[0], done=done, total=total)]
         rate = self._rate()
