@@ -6,8 +6,10 @@ random: no cost here depends on their values. Weights come from the tests' formu
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -271,6 +273,7 @@ def cache(side: str, what: str, codec: str = "float16") -> Callable[[], Any]:
     shapes = {"level0": (1280, 64, 64), "level1": (1280, 64, 64), "level2": (1280, 64, 64), "neck": (256, 64, 64)}
     arrays = {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
     folder = Path(tempfile.mkdtemp(prefix="desam-bench-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     if side == "ours":
         store = FeatureCache(folder, codec=codec)
         store.put("slice", arrays)

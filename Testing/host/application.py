@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 import types
 from pathlib import Path
@@ -99,6 +101,7 @@ class Application:
         self.aboutToQuit = self.qtApplication.aboutToQuit
         self._scene, self._logic, self._io = scene, logic, io
         self.temporaryPath = tempfile.mkdtemp(prefix="host-")
+        atexit.register(shutil.rmtree, self.temporaryPath, ignore_errors=True)
         self._settings = qt.QSettings(os.path.join(self.temporaryPath, "Slicer.ini"), qt.QSettings.IniFormat)
         self.layoutWasTouched = False
 
