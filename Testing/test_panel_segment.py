@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -222,6 +224,31 @@ def clickOnRow(desk: Desk, row: int) -> tuple[Any, Any]:
     indices.InsertNextValue(row)
     selection.AddItem(indices)
     return names, selection
+
+
+def test_a_cleaner_of_temporary_files_does_not_stop_the_next_run(desk: Desk) -> None:
+    volume = phantom.addVolume("head", 3, geometry("plain"), SHAPE)
+    desk.segment.ui.volumeSelector.setCurrentNode(volume)
+    desk.chooseModel("blobs")
+    shutil.rmtree(slicer.app.temporaryPath)
+    desk.press(desk.segment.ui.applyButton)
+    desk.waitUntilIdle()
+    assert "Finished: 5 slices" in desk.segment.ui.statusLabel.text
+
+
+def test_no_room_for_temporary_files_is_said_and_the_panel_is_free_again(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    volume = phantom.addVolume("head", 3, geometry("plain"), SHAPE)
+    desk.segment.ui.volumeSelector.setCurrentNode(volume)
+    desk.chooseModel("blobs")
+    monkeypatch.setattr(slicer.app, "temporaryPath", str(tmp_path / "file" / "temporary"))
+    desk.press(desk.segment.ui.applyButton)
+    desk.waitUntilIdle()
+    assert str(tmp_path) in desk.segment.ui.statusLabel.text
+    assert desk.segment.ui.applyButton.enabled
+    assert desk.segment.ui.applyButton.text == "Apply"
 
 
 def test_a_disabled_apply_says_why(desk: Desk) -> None:

@@ -94,6 +94,7 @@ class Worker:
             self._end(identifier, "failed", BadInput(f"The background process did not understand a request: {error}."))
 
     def _answer(self, identifier: Any, request: Any) -> None:
+        self._folder.mkdir(mode=0o700, exist_ok=True)  # cleaners of /tmp remove what was not used for days
         for old in self._folder.glob("*.npy"):  # the parent has read the last job's result
             with contextlib.suppress(OSError):
                 old.unlink()

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import qt
-import slicer
 
 from ..errors import DeSAMError
 from ..jobs.client import Client, JobEnd
 from .i18n import _
+from .settings import temporaryFolder
 from .signal import Signal
 
 TICK = 20  # milliseconds between two looks at the worker
@@ -76,8 +76,7 @@ class BackgroundJobs:
         if self.busy:
             raise RuntimeError("Another job is running.")
         self._job = job
-        self._folder = Path(tempfile.mkdtemp(prefix="DeSAM-", dir=slicer.app.temporaryPath))
-        self._step(self._prepared(job, self._folder), lambda: None)
+        self._step(self._prepared(job), lambda: None)
         self._timer.start()
         self.stateChanged.emit()
 
@@ -97,8 +96,9 @@ class BackgroundJobs:
             self._steps = None
             self._end(JobEnd("cancelled"))
 
-    def _prepared(self, job: Job, folder: Path) -> Iterator[None]:
-        request = yield from job.prepare(folder)
+    def _prepared(self, job: Job) -> Iterator[None]:
+        self._folder = Path(tempfile.mkdtemp(prefix="DeSAM-", dir=temporaryFolder()))
+        request = yield from job.prepare(self._folder)
         self._client.submit(request, job.onEvent, self._onWorkerEnd)
 
     def _onWorkerEnd(self, end: JobEnd) -> None:

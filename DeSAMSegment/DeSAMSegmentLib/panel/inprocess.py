@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import slicer
-
 from ..engine.options import SegmentOptions, TrainOptions
 from ..errors import BadInput
 from ..jobs.client import JobEnd
@@ -21,6 +19,7 @@ from .geometry import volumeSource
 from .i18n import _
 from .results import complete
 from .segmentrun import SegmentRun
+from .settings import temporaryFolder
 from .shelf import Shelf, ShelfModel
 from .trainrun import TrainRun, trainOptions
 
@@ -165,7 +164,7 @@ class InProcess:
 
     @contextlib.contextmanager
     def _exported(self, cases: Sequence[AnyCase]) -> Iterator[Any]:
-        with tempfile.TemporaryDirectory(prefix="DeSAM-", dir=slicer.app.temporaryPath) as folder:
+        with tempfile.TemporaryDirectory(prefix="DeSAM-", dir=temporaryFolder()) as folder:
             yield complete(exportCases(cases, Path(folder)))
 
     def models(self) -> list[ShelfModel]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import slicer
@@ -14,6 +15,13 @@ DEFAULTS: dict[str, Any] = {
     "wheelsFolder": "",
     "continueInstallation": False,
 }
+
+
+def temporaryFolder() -> Path:
+    """Slicer's folder for temporary files, made again where a cleaner of /tmp has removed it meanwhile."""
+    folder = Path(slicer.app.temporaryPath)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 class Settings:
