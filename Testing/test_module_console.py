@@ -59,6 +59,36 @@ def test_fine_tune_then_evaluate_gives_model_and_report(logic: Any, tmp_path: Pa
     logic._jobs.shelf.delete("console")
 
 
+def test_an_evaluation_compares_the_segment_that_the_model_was_trained_for(logic: Any, tmp_path: Path) -> None:
+    volume = phantom.addVolume("head", 3, shape=SHAPE)
+    both = phantom.addSegmentation("both", 17, volume, segment="bladder")
+    whole = phantom.addSegmentation("whole", 3, volume)
+    both.GetSegmentation().CopySegmentFromSegmentation(whole.GetSegmentation(), "organ")
+    tuned = logic.fineTune([(volume, both)], labels="organ", name="second", mode="box", epochs=1)
+    alone = logic.evaluate([(volume, whole)], tuned.model, tmp_path / "alone")
+    among = logic.evaluate([(volume, both)], tuned.model, tmp_path / "among")
+    assert [list(case.metrics) for case in among.cases] == [["organ"]]
+    assert among.summary == alone.summary
+    both.GetSegmentation().GetSegment("organ").SetName("liver")
+    with pytest.raises(BadInput, match="head has no segment that the model knows; it knows organ"):
+        logic.evaluate([(volume, both)], tuned.model, tmp_path / "none")
+    logic._jobs.shelf.delete(tuned.model)
+
+
+def test_a_second_training_of_the_same_name_starts_over_and_both_models_stay(logic: Any) -> None:
+    volume = phantom.addVolume("head", 3, shape=SHAPE)
+    cases = [(volume, phantom.addSegmentation("s", 3, volume))]
+    first, second = (logic.fineTune(cases, name="again", mode="box", epochs=1) for _ in range(2))
+    assert (first.model, second.model) == ("again", "again 2")
+    logic.fineTune(cases, name="again", mode="box", epochs=2, progress=lambda event: not isinstance(event, EpochDone))
+    with pytest.raises(BadInput, match="resume=True"):
+        logic.fineTune(cases, name="again", mode="box", epochs=2)
+    resumed = logic.fineTune(cases, name="again", mode="box", epochs=2, resume=True)
+    assert [epoch.epoch for epoch in resumed.epochs] == [2]
+    for model in ("again", "again 2", "again 3", "again 4"):
+        logic._jobs.shelf.delete(model)
+
+
 def test_what_is_not_possible_is_refused_in_words(logic: Any) -> None:
     volume = phantom.addVolume("head", 3, shape=SHAPE)
     with pytest.raises(BadInput, match=r"no model named nothing.*blobs"):

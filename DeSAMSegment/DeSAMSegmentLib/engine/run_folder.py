@@ -57,7 +57,8 @@ class RunFolder:
         if not resume:
             if self.state.exists():
                 raise BadInput(
-                    f"{self.path} already holds a training run.", "Resume it (--resume), or choose another folder."
+                    f"{self.path} already holds a training run.",
+                    "Resume it (--resume; in Python resume=True), or choose another folder.",
                 )
             write_text(self.config, json.dumps(config, indent=2))
             return
@@ -67,7 +68,7 @@ class RunFolder:
         different = [key for key in config if before.get(key) != json.loads(json.dumps(config[key]))]
         if different:
             raise BadInput(
-                f"The run in {self.path} was started with another {', '.join(different)}.",
+                f"The run in {self.path} was started with other {', '.join(different)}.",
                 "Resume with the same data and options, or start a new run in another folder.",
             )
 

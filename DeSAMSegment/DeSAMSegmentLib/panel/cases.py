@@ -112,10 +112,41 @@ def areSingle(cases: Sequence[AnyCase]) -> bool:
     return all(isinstance(case, SceneCase) and len(case.segments()) == 1 for case in cases)
 
 
-def exportCases(cases: Sequence[AnyCase], folder: Path) -> Generator[None, None, tuple[CaseSource, ...]]:
-    """The cases as the engine takes them, voxels and label maps copied to files in small steps."""
-    values = {label.name: label.value for label in labelsOf(cases)}
-    isSingle = areSingle(cases)
+def valuesToLearn(cases: Sequence[AnyCase]) -> dict[str, int]:
+    """Segment name to label value, as ``labelsOf`` counts them."""
+    if areSingle(cases):
+        return dict.fromkeys(_segmentNames(cases), 1)
+    return {label.name: label.value for label in labelsOf(cases)}
+
+
+def valuesKnown(cases: Sequence[AnyCase], labels: Sequence[LabelInfo]) -> dict[str, int]:
+    """Segment name to label value for the segments that a model's labels name.
+
+    One segment per case is the label of a model that has one, whatever their names.
+
+    Raises:
+      BadInput: when a case has none of them.
+    """
+    if len(labels) == 1 and areSingle(cases):
+        return dict.fromkeys(_segmentNames(cases), labels[0].value)
+    values = {label.name: label.value for label in labels}
+    for case in cases:
+        if isinstance(case, SceneCase) and values.keys().isdisjoint(case.segments().values()):
+            text = _("{case} has no segment that the model knows; it knows {names}.")
+            what = text.format(case=case.title, names=", ".join(values))
+            raise BadInput(what, _("Rename the segment, or say which one it is: labels=NAME."))
+    return {name: value for name, value in values.items() if name in _segmentNames(cases)}
+
+
+def exportCases(
+    cases: Sequence[AnyCase], folder: Path, values: dict[str, int] | None = None
+) -> Generator[None, None, tuple[CaseSource, ...]]:
+    """The cases as the engine takes them, voxels and label maps copied to files in small steps.
+
+    Arguments:
+      values: segment name to label value, other segments are left out; None for ``valuesToLearn``.
+    """
+    values = valuesToLearn(cases) if values is None else values
     sources = []
     for name, case in zip(uniqueNames(cases), cases, strict=True):
         if isinstance(case, FileCase):
@@ -123,7 +154,7 @@ def exportCases(cases: Sequence[AnyCase], folder: Path) -> Generator[None, None,
             continue
         image = yield from exportVolume(case.volumeNode, folder)
         labels = np.zeros(voxels(case.volumeNode).shape, np.uint16)
-        yield from paintLabels(labels, case, {} if isSingle else values)
+        yield from paintLabels(labels, case, values)
         path = yield from exportArray(labels, folder)
         sources.append(CaseSource(name, image, path, case.slices))
     return tuple(sources)
@@ -132,10 +163,11 @@ def exportCases(cases: Sequence[AnyCase], folder: Path) -> Generator[None, None,
 def paintLabels(labels: np.ndarray, case: SceneCase, values: dict[str, int]) -> Iterator[None]:
     """Writes the case's segments into a label map (K, J, I); later segments win where they overlap."""
     for identifier, name in case.segments().items():
-        mask = segmentMask(case.segmentationNode, identifier, case.volumeNode)
-        yield
-        labels[mask > 0] = values.get(name, 1)
-        yield
+        if name in values:
+            mask = segmentMask(case.segmentationNode, identifier, case.volumeNode)
+            yield
+            labels[mask > 0] = values[name]
+            yield
     if not labels.any():
         text = _("The segments of {case} are empty where its volume is.")
         raise BadInput(text.format(case=case.title), _("Check that volume and segmentation belong together."))
@@ -162,6 +194,10 @@ def readFolder(folder: Path) -> list[FileCase]:
         for case in dataset.cases
         if isinstance(case.image, Path) and isinstance(case.labels, Path)
     ]
+
+
+def _segmentNames(cases: Sequence[AnyCase]) -> list[str]:
+    return [name for c in cases for name in (c.segments() if isinstance(c, SceneCase) else c.names).values()]
 
 
 def _labelOfSegment(value: int, name: str, segmentationNode: Any, identifier: str) -> LabelInfo:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from ..errors import BadInput
 from ..jobs.client import JobEnd
 from ..jobs.requests import EvaluateRequest
 from ..jobs.runner import Runner
-from .cases import AnyCase, SceneCase, casesProblem, exportCases, labelsOf
+from .cases import AnyCase, SceneCase, casesProblem, exportCases, valuesKnown
 from .geometry import volumeSource
 from .i18n import _
 from .results import complete
@@ -119,12 +120,14 @@ class InProcess:
         _check(cases)
         chosen: TrainOptions = trainOptions(self.shelf, base, **options)
         where = folder or self.shelf.runFolder(chosen.name)
+        if folder is None and not resume and not self.shelf.hasInterruptedRun(chosen.name):
+            shutil.rmtree(where, ignore_errors=True)  # of a finished run, whose model is in the library
         run = TrainRun(cases, chosen, where, device, resume=resume)
         with self._exported(cases) as sources:
             for event in self._events(run.request(sources), progress):
                 run.take(event)
         end = JobEnd("cancelled" if self._isCancelled else "finished")
-        name = self.shelf.add(run.best, chosen.name) if run.best is not None else ""
+        name = self.shelf.addTrained(run, isOver=folder is None and not self._isCancelled) if run.best else ""
         return FineTuned(name, where, run.bestDice, run.epochs, run.endText(end, name), end.how == "cancelled")
 
     def evaluate(
@@ -137,13 +140,12 @@ class InProcess:
         progress: Progress | None,
     ) -> Evaluated:
         _check(cases)
-        known = {label.name: label.value for label in self._model(model).card.labels}
-        labels = {label.value: label.name for label in labelsOf(cases)}
-        if len(labels) == len(known) == 1:
-            labels = {value: name for name, value in known.items()}
+        known = self._model(model).card.labels
+        values = valuesKnown(cases, known)
+        labels = {label.value: label.name for label in known if label.value in values.values()}
         summary: dict[str, Any] = {}
         done: list[Any] = []
-        with self._exported(cases) as sources:
+        with self._exported(cases, values) as sources:
             request = EvaluateRequest(sources, labels, folder, model, options, device)
             for event in self._events(request, progress):
                 summary = getattr(event, "summary", summary)
@@ -163,9 +165,9 @@ class InProcess:
                     return
 
     @contextlib.contextmanager
-    def _exported(self, cases: Sequence[AnyCase]) -> Iterator[Any]:
+    def _exported(self, cases: Sequence[AnyCase], values: dict[str, int] | None = None) -> Iterator[Any]:
         with tempfile.TemporaryDirectory(prefix="DeSAM-", dir=temporaryFolder()) as folder:
-            yield complete(exportCases(cases, Path(folder)))
+            yield complete(exportCases(cases, Path(folder), values))
 
     def models(self) -> list[ShelfModel]:
         """The library as it is on disk now."""

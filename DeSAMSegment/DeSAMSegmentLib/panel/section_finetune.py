@@ -137,7 +137,7 @@ class FineTuneSection(Section):
             self.ui.trainStatusLabel.setText(reason)
             return
         folder = self.services.shelf.runFolder(self.options().name)
-        if not resume and (folder / "state.pt").exists():
+        if not resume and self.services.shelf.hasInterruptedRun(self.options().name):
             answer = self._askAboutEarlierRun()
             if answer is None:
                 return
@@ -190,9 +190,7 @@ class FineTuneSection(Section):
         name, text = "", ""
         if run.best is not None and not end.failed:
             try:
-                name = self.services.shelf.add(run.best, run.options.name)
-                if end.how == "finished":
-                    (run.folder / "state.pt").unlink(missing_ok=True)  # nothing left to resume
+                name = self.services.shelf.addTrained(run, isOver=end.how == "finished")
             except (DeSAMError, OSError) as error:  # hours of training are not lost: the file is where it was made
                 text = _("{error} The model is in {path}; import it in the section Models.")
                 text = text.format(error=error, path=run.best)

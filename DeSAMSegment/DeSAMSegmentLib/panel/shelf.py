@@ -12,6 +12,7 @@ from . import words
 from .signal import Signal
 
 BACKBONE = "backbone:"  # prefix of a training base that is no model but a frozen encoder's own decoder
+STATE = "state.pt"  # in the folder of a training run that can be resumed
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,13 @@ class Shelf:
         self.changed.emit()
         return str(added.stem)
 
+    def addTrained(self, run: Any, isOver: bool) -> str:
+        """Takes the best model of a ``TrainRun`` in; its name. A run that is over has nothing left to resume."""
+        name = self.add(run.best, run.options.name)
+        if isOver:
+            (run.folder / STATE).unlink(missing_ok=True)
+        return name
+
     def pathForNew(self, name: str) -> Path:
         """A path in the library that no model has yet."""
         return self.folder() / f"{self._library().free_name(name)}.desam"
@@ -128,7 +136,7 @@ class Shelf:
 
     def hasInterruptedRun(self, name: str) -> bool:
         try:
-            return os.path.exists(self.runFolder(name) / "state.pt")
+            return os.path.exists(self.runFolder(name) / STATE)
         except ImportError:
             return False
 
