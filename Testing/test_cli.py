@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -210,12 +210,32 @@ def test_train_takes_profile_options_cases_and_labels(dataset: Path, tmp_path: P
 
 
 def test_what_is_not_given_keeps_the_profile_s_default(dataset: Path, tmp_path: Path, trained_with: dict) -> None:
-    assert (
-        main(["train", str(dataset), str(tmp_path / "run"), "--resume", "--exclude", "north", "--device", "cpu"]) == 0
-    )
+    assert main(["train", str(dataset), str(tmp_path / "run"), "--exclude", "north", "--device", "cpu"]) == 0
     assert trained_with["options"] == TrainOptions()
     assert [case.name for case in trained_with["cases"]] == ["south_1"]
-    assert (trained_with["resume"], trained_with["device"]) == (True, "cpu")
+    assert (trained_with["resume"], trained_with["device"]) == (False, "cpu")
+
+
+def test_resume_needs_no_option_but_itself(dataset: Path, tmp_path: Path, trained_with: dict, capsys) -> None:
+    folder = tmp_path / "run"
+    begun = TrainOptions.paper(labels=(1,), window=(-160.0, 240.0), minutes=20.0, name="mine")
+    folder.mkdir()
+    config = {"options": begun.to_dict(), "cases": ["south_1"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert main(["train", str(dataset), str(folder), "--resume"]) == 0
+    assert trained_with["options"] == begun
+    assert [case.name for case in trained_with["cases"]] == ["south_1"]
+    assert trained_with["resume"] is True
+    # what is given again counts, and the engine refuses it where it differs
+    assert main(["train", str(dataset), str(folder), "--resume", "--epochs", "3", "--cases", "north"]) == 0
+    assert trained_with["options"] == replace(begun, epochs=3)
+    assert "south_1" not in [case.name for case in trained_with["cases"]]
+    (folder / "config.json").write_text(json.dumps({**config, "cases": ["gone"]}))
+    assert main(["train", str(dataset), str(folder), "--resume"]) == 2
+    assert "no case gone any more" in capsys.readouterr().err
+    (folder / "config.json").write_text('{"options": {"epochs": "many"}}')
+    assert main(["train", str(dataset), str(folder), "--resume"]) == 2
+    assert "damaged" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("quick_encoder")

@@ -32,6 +32,18 @@ def choose_cases(cases: Sequence[Case], keep: str, exclude: str, domains: Sequen
     return chosen
 
 
+def stored_choice(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
+    """The cases of these names, in this order.
+
+    Raises:
+      BadDataset: when the data set lacks one.
+    """
+    known = {case.name: case for case in cases}
+    if absent := [name for name in names if name not in known]:
+        raise BadDataset(f"The data set has no case {absent[0]} any more, which the run learns from.", "Put it back.")
+    return [known[name] for name in names]
+
+
 def _pattern(option: str, text: str) -> re.Pattern[str]:
     try:
         return re.compile(text)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from functools import wraps
+from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -22,6 +23,7 @@ from ..engine.options import (
     SegmentOptions,
     TrainOptions,
 )
+from ..engine.stored_run import stored_options
 from ..errors import BadInput
 
 Options = TypeVar("Options", SegmentOptions, TrainOptions)
@@ -151,12 +153,28 @@ def build(kind: type[Options], chosen: dict[str, Any]) -> Options:
     Raises:
       BadInput: with the reason, when the values make no sense.
     """
-    values = {name: None if name in _NEVER_IS_ZERO and value == 0 else value for name, value in chosen.items()}
+    values = _values(chosen)
     if kind is TrainOptions:
         make: Any = TrainOptions.paper if values.get("profile") == "paper" else TrainOptions.new_site
     else:
         make = SegmentOptions
-    options = make(**values)
+    return _checked(make(**values))
+
+
+def resumed(folder: Path, chosen: dict[str, Any]) -> TrainOptions:
+    """The options that the run in a folder was started with, and over them what was given again.
+
+    Raises:
+      BadInput: as ``build``, or when the folder holds no run.
+    """
+    return _checked(replace(stored_options(folder), **_values(chosen)))
+
+
+def _values(chosen: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if name in _NEVER_IS_ZERO and value == 0 else value for name, value in chosen.items()}
+
+
+def _checked(options: Options) -> Options:
     valid, reason = options.is_valid()
     if not valid:
         raise BadInput(reason)

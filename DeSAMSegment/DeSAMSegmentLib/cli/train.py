@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from ..engine.options import TrainOptions
+from ..engine.stored_run import stored_cases
 from . import options as shared
-from .cases import choose_cases, choose_labels
+from .cases import choose_cases, choose_labels, stored_choice
 from .view import make_view
 
 
@@ -22,7 +23,9 @@ def command(
     keep: shared.Keep = "",
     exclude: shared.Exclude = "",
     domain: shared.Domains = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUTPUT where it stopped.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in OUTPUT where it stopped, with its options.")
+    ] = False,
     device: shared.Device = "auto",
     no_cache: shared.NoCache = False,
     cache_gb: Annotated[
@@ -35,10 +38,14 @@ def command(
     from ..data.features import FeatureCache
 
     names = chosen.pop("labels", None)
-    options = shared.build(TrainOptions, chosen)
+    options = shared.resumed(output, chosen) if resume else shared.build(TrainOptions, chosen)
     data = read_dataset(dataset)
-    options = replace(options, labels=choose_labels(names, data.labels))
-    cases = choose_cases(data.cases, keep, exclude, domain)
+    if names or not resume:
+        options = replace(options, labels=choose_labels(names, data.labels))
+    if resume and not (keep or exclude or domain):
+        cases = stored_choice(data.cases, stored_cases(output))
+    else:
+        cases = choose_cases(data.cases, keep, exclude, domain)
     cases = [replace(case, slices=options.slices) for case in cases]
 
     from ..engine.train import train

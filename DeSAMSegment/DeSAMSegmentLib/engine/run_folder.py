@@ -16,6 +16,7 @@ from ..files import atomic_path, write_text
 from ..store.card import ModelCard
 from .events import EpochDone
 from .learner import Learner
+from .stored_run import CONFIG, read_config
 
 COLUMNS = ("epoch", "loss", "dice", "ce", "iou", "learning_rate", "validation_dice", "best", "seconds")
 
@@ -46,7 +47,7 @@ class RunFolder:
         self.last = self.path / "last.desam"
         self.curves = self.path / "curves.png"
         self.state = self.path / "state.pt"
-        self.config = self.path / "config.json"
+        self.config = self.path / CONFIG
 
     def begin(self, config: dict[str, Any], resume: bool) -> None:
         """Writes the configuration of a fresh run; a resumed one must have been started with the same.
@@ -64,7 +65,7 @@ class RunFolder:
             return
         if not self.state.exists():
             raise BadInput(f"{self.path} holds no training run to resume.", "Start it without --resume.")
-        before = json.loads(self.config.read_text(encoding="utf-8"))
+        before = read_config(self.path)
         different = [key for key in config if before.get(key) != json.loads(json.dumps(config[key]))]
         if different:
             raise BadInput(

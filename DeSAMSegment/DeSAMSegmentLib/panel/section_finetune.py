@@ -7,6 +7,7 @@ from typing import Any
 
 from ..engine.events import EpochDone, Progress, Started
 from ..engine.options import TrainOptions
+from ..engine.stored_run import stored_options
 from ..errors import DeSAMError
 from ..jobs.client import JobEnd
 from .caseadder import CaseAdder
@@ -18,7 +19,7 @@ from .i18n import _
 from .section import Section, Services
 from .shelf import BACKBONE
 from .signal import Signal
-from .trainrun import TrainRun, storedOptions, trainOptions
+from .trainrun import TrainRun, trainOptions
 
 
 class FineTuneSection(Section):
@@ -156,7 +157,11 @@ class FineTuneSection(Section):
         settings, options = self.services.settings, self.options()
         folder = self.services.shelf.runFolder(options.name)
         if resume:
-            options = storedOptions(folder)
+            try:
+                options = stored_options(folder)
+            except DeSAMError as error:
+                self.ui.trainStatusLabel.setText(str(error))
+                return
         cacheBytes = settings.get("cacheGigabytes") * 1e9
         self.run = TrainRun(self.cases.read(), options, folder, settings.get("device"), cacheBytes, resume)
         if not resume or not self.chart.rows():

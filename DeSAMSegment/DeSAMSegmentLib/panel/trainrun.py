@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +33,6 @@ def trainOptions(shelf: Shelf, base: str, **changes: Any) -> TrainOptions:
         return make(base=base, **changes)
     architecture = {key: model.card.architecture[key] for key in ("width", "variant") if key in model.card.architecture}
     return replace(make(base=str(model.path), backbone=model.card.backbone, **changes), **architecture)
-
-
-def storedOptions(folder: Path) -> TrainOptions:
-    """The options an interrupted run was started with: an exact resume needs the same."""
-    stored: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))["options"]
-    known = {field.name for field in fields(TrainOptions)}
-    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
-    return TrainOptions(**{key: value for key, value in values.items() if key in known})
 
 
 class TrainRun:

@@ -145,7 +145,7 @@ def difference(
 
     left, right = keyed(ours), keyed(theirs)
     groups: dict[str, list[float]] = {}
-    for key in left.keys() & right.keys():
+    for key in sorted(left.keys() & right.keys()):  # the bootstrap draws by place
         groups.setdefault(patient(key[2]), []).append(left[key] - right[key])
     if not groups:
         return None
