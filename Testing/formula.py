@@ -1,6 +1,6 @@
 """Tensors from a formula, so that tests of the published numbers need no download.
 
-The formula is that of the parity fixtures (../shared/docs/reference-code.md, E0): a tensor's values follow
+The formula is that of the parity fixtures (made with the published code): a tensor's values follow
 from its name and a salt; weights are scaled so that activations stay of order one.
 """
 

@@ -34,7 +34,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def vit_h() -> Arrays:
-    """Random features of ViT-H's shape (compresses as badly as real ones: docs/performance.md)."""
+    """Random features of ViT-H's shape (compress as badly as real ones)."""
     rng = np.random.default_rng(0)
     return {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in SHAPES.items()}
 

@@ -46,7 +46,10 @@ def command(
     format: Annotated[str, typer.Option(help="File type in an output folder: seg.nrrd or nii.gz.")] = "seg.nrrd",
     confidence: Annotated[
         bool,
-        typer.Option("--confidence", help="Also write VOLUME.confidence.csv, named after the input: how sure the model is of each slice."),
+        typer.Option(
+            "--confidence",
+            help="Also write VOLUME.confidence.csv, named after the input: how sure the model is of each slice.",
+        ),
     ] = False,
     device: shared.Device = "auto",
     no_cache: shared.NoCache = False,

@@ -21,7 +21,7 @@ def smooth_matrix(size: int, target: int) -> np.ndarray:
     """The anti-aliased cubic resize of the published preprocessing as a matrix, (target, size) float32.
 
     Gaussian of (factor - 1) / 2 pixels, then a cubic spline, both mirrored at the edge: what
-    ``skimage.transform.resize(order=3, anti_aliasing=True)`` does along one axis (reference-code.md, E2). It is linear
+    ``skimage.transform.resize(order=3, anti_aliasing=True)`` does along one axis. It is linear
     and separable, so that a slice costs two small matrix products.
     """
     if size == 1:

@@ -1,6 +1,6 @@
 """From a volume to the 256 x 256 pictures a network sees, and back to the volume's own voxels.
 
-Preprocessing follows the published one (reference-code.md, E2) but for what E-11 to E-14 call its errors: every slice
+Preprocessing follows the published one but for its errors (docs/how-it-differs.md): every slice
 counts, labels are not eroded, and the volume is turned to one orientation first.
 """
 

@@ -17,7 +17,7 @@ MASK = MASK_SIZE**2
 EMBED = EMBED_SIZE**2
 SHARE = 0.7  # of the free memory; the rest is for the allocator's gaps and for others
 BACKWARD = 1.5  # gradients in flight, over what the forward pass saves
-VIT_SLICE = 1.5 * devices.GIB  # activations of a ViT at 1024 x 1024 per slice, half precision, by FLOP counter's shapes
+VIT_SLICE = 1.5 * devices.GIB  # activations of a ViT at 1024 x 1024 per slice, half precision (estimate)
 MOST_SLICES, MOST_PROMPTS = 16, 64  # at once; more does not make a GPU faster
 
 

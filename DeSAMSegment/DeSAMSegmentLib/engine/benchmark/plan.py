@@ -59,7 +59,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Study:
-    """A published experiment: how its data are prepared, trained and tested (reference-code.md, E1 to E3)."""
+    """A published experiment: how its data are prepared, trained and tested (docs/benchmark.md)."""
 
     train: dict[str, Any] = field(default_factory=dict)
     segment: SegmentOptions = field(default_factory=SegmentOptions)
