@@ -56,8 +56,15 @@ def command(
             for event in train(cases, data.labels, output, options, device=device, cache=cache, resume=resume):
                 view.show(event)
         except KeyboardInterrupt:
-            best = output / "best.desam"
-            kept = f"the best model so far is {best}" if best.is_file() else "no epoch was finished"
-            view.say(f"Stopped: {kept}. 'desam train {dataset} {output} --resume' goes on with the same options.")
+            view.say(_stopped(dataset, output))
             raise
     return 0
+
+
+def _stopped(dataset: Path, output: Path) -> str:
+    """What Ctrl-C leaves, and how to go on."""
+    best = output / "best.desam"
+    if not best.is_file():
+        return "Stopped: no epoch was finished. The same command starts anew; computed features are kept."
+    again = f"'desam train {dataset} {output} --resume' goes on with the same options."
+    return f"Stopped: the best model so far is {best}. {again}"
