@@ -15,7 +15,7 @@ baseline's has the C library as it comes, like the published code (decoding hard
 side a run by hand gave 71 for the grid and 126 for the box of ViT-B features).
 "Grid" is the mask of the best-scored point, which is what the published evaluation reads; the masks of both sides are
 compared pixel by pixel. Weights are random, so logits lie close around zero, and a pixel within rounding of it (1e-5)
-can fall on either side. The aim for 32 x 32 points is for the paper's width; at the lite width the slice's context costs
+can fall on either side. The aim for 32 x 32 points is for the paper's width; at the lite width a slice's context costs
 next to nothing, so that the points are nearly all there is to pay for from 9 x 9 on.
 
 Training, 8 slices x 1 point, is the published sampling: nothing is shared there between prompts, both sides do the
