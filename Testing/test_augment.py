@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from DeSAMSegmentLib.data import augment
 from DeSAMSegmentLib.data.cases import Case
 from DeSAMSegmentLib.data.features import FeatureCache
@@ -28,6 +29,14 @@ def test_the_truth_moves_with_the_image_and_holds_no_new_value(seed: int) -> Non
     assert (labels == 3).sum() > 300
     inside, outside = moved[labels == 3].mean(), moved[labels == 0].mean()
     assert inside > outside + 30, "the bright organ is where its label is"
+
+
+def test_the_truth_is_moved_by_the_very_same_pose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augment, "_expose", lambda image, rng: image)
+    _, truth = organ()
+    for seed in range(30):
+        moved, labels = augment.view(truth * 50, truth, (seed,))
+        assert ((moved > 75) != (labels == 3)).mean() < 0.005, "but for roundings along the edge"
 
 
 def test_the_same_seed_gives_the_same_view_and_another_does_not() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from DeSAMSegmentLib.data.cases import Case, Dataset
+from DeSAMSegmentLib.engine.benchmark.benchmark import _means
 from DeSAMSegmentLib.engine.benchmark.methods import METHODS, TABLES, chosen_methods
 from DeSAMSegmentLib.engine.benchmark.page import Heading, Table, Text, write_pages
 from DeSAMSegmentLib.engine.benchmark.plan import STUDIES, cross_domain, simulated, study_options
@@ -145,6 +146,20 @@ def test_differences_are_paired_and_their_interval_is_over_patients() -> None:
     assert finer is not None
     assert finer.high - finer.low < found.high - found.low, "scans of a patient are not independent"
     assert difference(ours, [score(case="nobody")]) is None
+
+
+def test_a_patient_with_few_scans_does_not_weigh_more_in_the_interval_than_in_the_mean() -> None:
+    names = [f"p{patient}-{scan}" for patient in range(9) for scan in range(9)] + ["p9-0"]
+    ours = [score(case=name, dice=1.0 if name == "p9-0" else 0.5) for name in names]
+    found = difference(ours, [score(case=name, dice=0.5) for name in names], lambda name: name[:2])
+    assert found is not None
+    assert found.mean == pytest.approx(0.5 / 82)
+    assert 0 <= found.low < found.mean < found.high < 0.05
+
+
+def test_the_dice_told_while_a_benchmark_runs_is_that_outside_the_training_site() -> None:
+    scores = [score(domain="real", dice=0.9), score(domain="noise 1", dice=0.5), score(domain="bias 1", dice=0.3)]
+    assert _means(scores)["l"]["all"]["dice"] == pytest.approx(0.4)
 
 
 def test_scores_survive_their_file(tmp_path: Path) -> None:

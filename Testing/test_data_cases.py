@@ -203,6 +203,13 @@ def test_points_lie_half_inside_and_half_outside_and_say_which():
     assert 0.4 < np.mean(inside_shares) < 0.6  # neither the odd point nor the order prefers a side
 
 
+def test_a_single_point_is_as_often_inside_as_outside():
+    mask = np.zeros((20, 20), bool)
+    mask[5:8, 5:8] = True
+    rng = np.random.default_rng(0)
+    assert np.mean([sample_points(mask, 1, rng)[1][0] for _ in range(5000)]) == pytest.approx(0.5, abs=0.03)
+
+
 def test_an_empty_slice_gives_points_outside_and_a_full_one_points_inside():
     """Published: np.random.randint(0, 0) fails on an empty slice (E-3)."""
     rng = np.random.default_rng(0)

@@ -44,6 +44,13 @@ def test_labels_on_the_same_grid_pass_untouched():
     assert resample_labels(labels, volume) is labels.array
 
 
+def test_labels_a_little_more_than_half_a_voxel_off_are_on_another_grid():
+    labels = np.zeros((4, 6, 8), np.uint8)
+    labels[1, 2, 3] = 1
+    moved = resample_labels(Volume(labels, affine(origin=(0.55, 0.0, 0.0))), noise((4, 6, 8)))
+    assert np.argwhere(moved).tolist() == [[1, 2, 4]]
+
+
 def test_labels_of_a_cropped_and_flipped_grid_land_on_their_voxels():
     volume = noise((6, 20, 30), **TURNED)
     truth = np.zeros(volume.array.shape, np.uint8)

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 from data_samples import affine, noise, stored_as
-from DeSAMSegmentLib.data.slices import PERCENTILES, Slices, SliceSpec, quantiles
+from DeSAMSegmentLib.data import slices as slicing
+from DeSAMSegmentLib.data.slices import Slices, SliceSpec, quantiles
 from DeSAMSegmentLib.data.volume import Volume
 from DeSAMSegmentLib.errors import BadInput
 
@@ -19,7 +20,7 @@ def test_the_picture_is_the_published_one(shape):
     rng = np.random.default_rng(0)
     smooth = transform.resize(rng.random((3, 20, 20)), (3, *shape), order=3) * 1500
     array = np.maximum(smooth, 0).astype(np.int16)
-    low, high = np.percentile(array, PERCENTILES)
+    low, high = np.percentile(array, (0.5, 99.5))
     grey = (np.clip(array, low, high) - low) / (high - low) * 255
     grey[array == 0] = 0
     grey = np.uint8(grey)
@@ -52,6 +53,14 @@ def test_percentiles_are_over_all_voxels_and_equal_to_numpy():
         array = np.maximum(rng.normal(300 if dtype != np.uint8 else 90, 30, (7, 11, 13)), 0).astype(dtype)
         assert np.allclose(quantiles(array, (0.5, 30.0, 99.5)), np.percentile(array, (0.5, 30.0, 99.5)), rtol=1e-6)
     assert quantiles(np.array([[[5]]], np.int16), (0.5, 99.5)) == [5, 5]
+
+
+def test_half_a_percent_of_the_voxels_at_either_end_is_black_or_white():
+    array = np.arange(10_000, dtype=np.int16).reshape(1, 100, 100)
+    slices = Slices(Volume(array, np.eye(4)), SliceSpec())
+    assert slices.limits == pytest.approx((49.995, 9949.005))
+    grey = slices.native_image(0)
+    assert [int((grey == end).sum()) for end in (0, 255)] == pytest.approx([50, 50], abs=40)  # and whole grey levels
 
 
 def test_a_volume_that_is_almost_all_background_still_has_contrast():
@@ -107,6 +116,20 @@ def test_thick_slices_choose_their_own_plane_only_when_clearly_thicker():
     assert SliceSpec.for_volume(noise(spacing=(3.0, 3.0, 3.0))).axis == "axial"
 
 
+@pytest.mark.parametrize(
+    ("spacing", "plane"),
+    [
+        ((2.0, 3.0, 1.0), "coronal"),
+        ((3.0, 2.0, 1.0), "sagittal"),
+        ((2.0, 3.0, 4.0), "axial"),
+        ((3.02, 1.0, 3.0), "axial"),  # equal, as far as a header that rounds can tell
+        ((3.10, 1.0, 3.0), "sagittal"),
+    ],
+)
+def test_the_lowest_axis_is_the_thickest_of_all_three_and_axial_in_doubt(spacing, plane):
+    assert Slices(noise(spacing=spacing), SliceSpec(axis="lowest")).plane == plane
+
+
 def test_a_spec_survives_json_and_refuses_nonsense():
     spec = SliceSpec("coronal", "window", (-100, 300.5), False, "pad")
     assert SliceSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
@@ -133,6 +156,12 @@ def test_the_content_key_knows_all_that_a_picture_depends_on():
         Slices(volume, SliceSpec(intensity="window", window=(0, 500))),
     ]
     assert len({key, *(slices.content_key for slices in others)}) == 6
+
+
+def test_another_version_of_the_preprocessing_has_other_keys(monkeypatch):
+    before = Slices(noise(), SliceSpec()).content_key
+    monkeypatch.setattr(slicing, "VERSION", slicing.VERSION + 1)
+    assert Slices(noise(), SliceSpec()).content_key != before
 
 
 def test_a_slice_2048_pixels_wide_and_a_volume_of_one_voxel_work():

@@ -211,7 +211,15 @@ def test_real_scans_flipped_by_hand_give_the_same_pictures(name):
 
 @pytest.mark.parametrize(
     ("low", "high", "blank"),
-    [(-1000, -300, True), (500, 3000, True), (40, 40, True), (-1000, -100, False), (100, 3000, False)],
+    [
+        (-1000, -300, True),
+        (500, 3000, True),
+        (40, 40, True),
+        (-1000, -100, False),
+        (100, 3000, False),
+        (-1000, -160, True),
+        (240, 3000, True),
+    ],
 )
 def test_a_slice_outside_the_window_is_blank(low, high, blank):
     array = np.linspace(-1000, 3000, 4 * 20 * 20).reshape(4, 20, 20).astype(np.int16)

@@ -61,6 +61,23 @@ def test_memory_that_ran_out_is_recognised_by_every_library_s_words(words: str) 
     assert not devices.is_out_of_memory(RuntimeError("shapes do not fit"))
 
 
+def test_memory_that_python_could_not_get_is_recognised() -> None:
+    assert devices.is_out_of_memory(MemoryError())
+
+
+def test_a_second_card_that_is_not_there_is_refused(card) -> None:
+    card((8, 0), ["sm_80"])
+    with pytest.raises(BadInput, match="no cuda:1; 1 CUDA device"):
+        devices.choose("cuda:1")
+
+
+def test_what_pytorch_keeps_without_using_it_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 60)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 20)
+    assert devices.free_bytes(CUDA) == 140
+
+
 def test_a_short_last_batch_does_not_make_the_next_ones_small() -> None:
     encoder = stand_in_encoder()
     encoder.batch = 4

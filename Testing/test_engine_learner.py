@@ -7,7 +7,7 @@ import pytest
 import torch
 from DeSAMSegmentLib.engine.learner import Learner
 from DeSAMSegmentLib.engine.options import TrainOptions
-from DeSAMSegmentLib.engine.training_set import Batch
+from DeSAMSegmentLib.engine.training_set import Batch, draw_points
 from small_model import small, small_features
 
 CPU = torch.device("cpu")
@@ -84,3 +84,37 @@ def test_an_embedding_is_kept_once_per_slice_and_prim() -> None:
         learner = learner_for("box", shared_prim=shared)
         gradients(learner)
         assert len(learner.embeddings) == expected
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-3])
+def test_a_step_is_made_at_the_rate_that_it_is_given(rate: float) -> None:
+    learner = learner_for("box")
+    before = torch.cat([p.detach().flatten().clone() for p in learner.parameters])
+    learner.step(batch_of_eight(), rate, np.random.default_rng(3))
+    after = torch.cat([p.detach().flatten() for p in learner.parameters])
+    assert float((after - before).abs().max()) == pytest.approx(rate, rel=0.01)  # Adam's first step is the rate
+
+
+def test_options_reach_the_objective() -> None:
+    made = {
+        profile: Learner(small(), [1], TrainOptions(profile=profile, iou_weight=3.0), CPU, print).objective  # type: ignore[arg-type]
+        for profile in ("new-site", "paper")
+    }
+    assert {each.iou_weight for each in made.values()} == {3.0}
+    assert made["new-site"].batch_dice
+    assert not made["paper"].batch_dice
+
+
+def test_without_an_iou_head_there_is_no_iou_to_learn() -> None:
+    options = TrainOptions(mode="grid", batch_size=8, variant="no_iou_head")
+    learner = Learner(small(labels=2, variant="no_iou_head"), [1, 2], options, CPU, print)  # type: ignore[arg-type]
+    assert learner.step(batch_of_eight(), FROZEN, np.random.default_rng(3))[3] == 0
+
+
+@pytest.mark.parametrize("size", [256, 1024])
+def test_a_point_is_drawn_in_the_frame_of_the_encoder(size: int) -> None:
+    truth = np.zeros((64, 256, 256), bool)
+    truth[:, 10, 20] = True
+    points, inside = draw_points(truth, np.random.default_rng(0), size)
+    assert 0 < inside.sum() < 64
+    assert {tuple(xy) for xy in points[inside > 0].tolist()} == {(20 * size / 256, 10 * size / 256)}

@@ -62,3 +62,8 @@ def test_a_late_run_is_validated_only_if_it_never_was() -> None:
     assert not schedule.validates(15, True, state_at(14, 590, top_values=[0.5]))
     assert schedule.validates(13, False, state_at(12, 500))
     assert schedule.validates(50, False, state_at(49, 500, top_values=[0.5]))
+
+
+def test_the_rate_falls_as_published_and_ends_near_zero() -> None:
+    schedule = Schedule(TrainOptions(learning_rate=1e-3), 1)
+    assert [schedule.rate(step, 100) for step in (0, 50, 99)] == pytest.approx([1e-3, 5.359e-4, 1.585e-5], rel=1e-3)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from DeSAMSegmentLib.data.cases import Case
-from DeSAMSegmentLib.engine.options import TrainOptions
-from DeSAMSegmentLib.engine.training_set import common_spec
-from DeSAMSegmentLib.engine.validation import dice, hold_out, not_worse
-from standin import ball_volume
+from DeSAMSegmentLib.data.features import FeatureCache
+from DeSAMSegmentLib.data.slices import Slices
+from DeSAMSegmentLib.engine.events import Finished
+from DeSAMSegmentLib.engine.options import SegmentOptions, TrainOptions
+from DeSAMSegmentLib.engine.segment import SegmentResult
+from DeSAMSegmentLib.engine.training_set import TrainingSet, common_spec
+from DeSAMSegmentLib.engine.validation import HeldOut, Score, dice, hold_out, not_worse, validate
+from standin import ball_volume, stand_in_encoder
 
 
 def cases(names: list[str]) -> list[Case]:
@@ -40,6 +49,35 @@ def test_a_single_volume_gives_some_of_its_labelled_slices() -> None:
     assert case.positions < labelled
 
 
+def test_every_fifth_labelled_slice_is_held_out_from_the_third_on() -> None:
+    volume, _ = ball_volume(shape=(20, 48, 40))
+    labels = np.zeros((20, 48, 40), np.uint8)
+    labels[4:16, 10:20, 10:20] = 1
+    _, (case,), _ = held([Case("many", volume, labels)], TrainOptions())
+    assert case.positions == {6, 11}
+    labels[6:] = 0
+    assert held([Case("two", volume, labels)], TrainOptions())[1:] == ([], {}), "of two drawn slices none can be spared"
+
+
+def test_held_out_slices_are_never_trained_on(tmp_path: Path) -> None:
+    volume, labels = ball_volume(ijk_to_ras=np.diag([0.8, 0.7, -4.0, 1.0]))  # stored from the head to the feet
+    some, options = [Case("only", volume, labels)], TrainOptions()
+    training, _, excluded = held(some, options)
+    spec = common_spec([volume], options)
+    data = TrainingSet(training, [1], spec, options, stand_in_encoder(), FeatureCache(tmp_path), excluded)
+    list(data.survey())
+    trained = {Slices(volume, spec).index(number) for _, number in data.slices}
+    assert excluded["only"]
+    assert trained == set(range(len(labels))) - excluded["only"]
+
+
+def test_of_a_partly_drawn_case_only_the_drawn_slices_are_validated() -> None:
+    some = [replace(case, slices="labelled") for case in cases(["a", "b", "c", "d"])]
+    _, (case,), _ = held(some, TrainOptions())
+    assert case.positions == set(np.flatnonzero(case.labels.any(axis=(1, 2))).tolist())
+    assert case.slices == len(case.positions) < len(case.labels)
+
+
 def test_nothing_is_held_out_when_that_is_asked_for() -> None:
     training, held_out, excluded = held(cases(["a", "b"]), TrainOptions(validation_fraction=0))
     assert len(training) == 2
@@ -51,6 +89,7 @@ def test_a_later_epoch_is_kept_unless_it_is_worse_by_more_than_the_standard_erro
     assert not_worse([0.90, 0.80], [0.88, 0.81])
     assert not_worse([0.87, 0.82, 0.85], [0.90, 0.80, 0.86]), "a difference within the noise"
     assert not not_worse([0.80, 0.79, 0.81], [0.88, 0.87, 0.88]), "worse on every case"
+    assert not not_worse([0.86, 0.80, 0.84], [0.88, 0.80, 0.86]), "worse by two standard errors"
 
 
 def test_with_a_single_value_only_a_higher_dice_counts() -> None:
@@ -65,3 +104,34 @@ def test_dice_of_simple_masks(predicted: int, truth: int, expected: float) -> No
 
 def test_dice_of_two_empty_masks_is_undefined_and_not_counted() -> None:
     assert np.isnan(dice(np.zeros(4, bool), np.zeros(4, bool)))
+
+
+def test_a_label_that_is_rightly_absent_counts_as_found() -> None:
+    assert Score(0.5, False, {"a": {1: 0.5, 2: float("nan")}}).values == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_largest_component_alone_is_recommended_where_that_is_better(
+    monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    """The organ has one part or two; two are found."""
+    volume, _ = ball_volume(shape=(3, 20, 20))
+    found, truth = np.zeros((2, 3, 20, 20), np.uint8)
+    found[:, 2:10, 2:10] = found[:, 15:18, 15:18] = 1
+    truth[:, 2:10, 2:10] = 1
+    truth[:, 15:18, 15:18] = parts - 1
+    card: Any = SimpleNamespace(labels=[SimpleNamespace(value=1)])
+
+    class Found:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def events(self, cache: Any) -> Any:
+            yield Finished("segment", 0.0, SegmentResult(found, 0, {}, {}, card))
+
+    monkeypatch.setattr("DeSAMSegmentLib.engine.validation.Segmentation", Found)
+    whole, model = HeldOut("a", volume, truth, None, 3), SimpleNamespace(card=card)
+    *_, score = validate([whole], model, SegmentOptions(), None, None)  # type: ignore[arg-type]
+    assert isinstance(score, Score)
+    assert score.largest_component == (parts == 1)
+    assert (score.dice, score.per_case) == (1.0, {"a": {1: 1.0}})

@@ -118,6 +118,21 @@ def test_the_published_dice_does_not_copy_the_volume_for_every_slice(monkeypatch
     assert len({id(labels) for labels in seen}) == 2, "the truth's and the prediction's"
 
 
+def test_a_single_stray_voxel_does_not_decide_the_95th_percentile() -> None:
+    truth = cube((1, 4, 4), (6, 15, 15))
+    stray = truth.copy()
+    stray[3, 23, 23] = True
+    found = measure(stray, truth, SPACING)
+    assert found.hd95_mm == 0.0
+    assert found.assd_mm is not None
+    assert 0 < found.assd_mm < 0.1
+
+
+def test_the_surface_distance_is_the_same_both_ways() -> None:
+    small, large = cube((2, 8, 8), (4, 10, 10)), cube((2, 4, 4), (4, 18, 18))
+    assert measure(small, large, SPACING).assd_mm == pytest.approx(measure(large, small, SPACING).assd_mm)
+
+
 def test_labels_are_scored_by_their_own_value() -> None:
     truth = np.zeros((4, 16, 16), np.uint8)
     truth[:, 2:6, 2:6], truth[:, 8:12, 8:12] = 1, 3

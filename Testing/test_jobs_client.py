@@ -161,6 +161,36 @@ def test_events_that_arrived_before_the_death_are_delivered_first(desk: Desk) ->
     assert desk.events == [Progress("last words", 1, 2)]
 
 
+def test_a_worker_that_dies_while_it_is_being_cancelled_ends_as_cancelled(desk: Desk) -> None:
+    desk.submit()
+    desk.client.cancel()
+    desk.process.on_exit(0, 9)
+    assert desk.ends == [JobEnd("cancelled")]
+
+
+def test_what_one_worker_wrote_before_it_died_explains_that_death_and_no_later_one(desk: Desk) -> None:
+    desk.submit()
+    desk.process.on_errors(b"ModuleNotFoundError: No module named 'torch'\n")
+    desk.process.on_output(b'{"id": 1, "eve')
+    desk.process.alive = False
+    desk.process.on_exit(1, 0)
+    assert "No module named 'torch'" in desk.ends[0].text
+    identifier = desk.submit()
+    desk.process.says({"id": identifier, "event": Progress("whole", 1, 2)})
+    desk.process.on_exit(0, 9)
+    assert desk.events == [Progress("whole", 1, 2)]
+    assert "memory ran out" in desk.ends[1].text
+
+
+def test_half_a_line_of_a_dead_worker_does_not_spoil_the_first_of_the_next(desk: Desk) -> None:
+    desk.submit()
+    desk.process.on_output(b'{"id": 1, "eve')
+    desk.process.alive = False
+    desk.process.on_exit(0, 9)
+    desk.submit()
+    assert desk.client.worker_pid == 4711
+
+
 def test_a_second_request_while_busy_is_a_mistake_of_the_caller(desk: Desk) -> None:
     desk.submit()
     with pytest.raises(RuntimeError, match="busy"):

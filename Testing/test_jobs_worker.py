@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from DeSAMSegmentLib.jobs import protocol
 from DeSAMSegmentLib.jobs.client import Client, JobEnd
 from DeSAMSegmentLib.jobs.process import WORKER_ARGUMENTS, SubprocessProcess, worker_environment
 from DeSAMSegmentLib.jobs.requests import DownloadRequest
+from DeSAMSegmentLib.jobs.runner import Runner
 from DeSAMSegmentLib.jobs.worker import Worker
 
 
@@ -87,7 +89,7 @@ def test_a_request_still_waiting_when_standard_input_ends_is_answered_with_its_a
     shape = (protocol.INLINE_BYTES + 1,)
 
     class Late:
-        """A runner that begins only after standard input has ended."""
+        """A runner that begins only after standard input has ended, and ends only when it has been heard."""
 
         def run(self, request: Any) -> Iterator[Any]:
             assert gone.wait(30)
@@ -104,6 +106,38 @@ def test_a_request_still_waiting_when_standard_input_ends_is_answered_with_its_a
     Worker(io.BytesIO(ask(1, "nothing") + ask(2, "array")), Parent(), Late(), gone.set).serve()
     assert [m["end"]["how"] for m in messages if "end" in m] == ["finished", "finished"]
     assert [int(m["event"].max()) for m in messages if "event" in m] == [3]
+
+
+def test_the_arrays_of_a_job_are_gone_when_the_next_one_begins() -> None:
+    class Large:
+        """A runner that counts the files that are there, and then adds one."""
+
+        def run(self, request: Any) -> Iterator[Any]:
+            yield len(list(worker._folder.glob("*.npy")))
+            yield np.zeros(protocol.INLINE_BYTES + 1, np.uint8)
+
+    lines = io.BytesIO()
+    worker = Worker(io.BytesIO(ask(1, "") + ask(2, "") + ask(3, "")), lines, Large(), lambda: None)
+    worker.serve()
+    events = [m["event"] for m in map(json.loads, lines.getvalue().splitlines()) if "event" in m]
+    assert [event for event in events if isinstance(event, int)] == [0, 0, 0]
+    assert [event["~"] for event in events if isinstance(event, dict)] == ["npy"] * 3
+
+
+def test_one_encoder_is_kept_warm_and_no_second_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("DeSAMSegmentLib.engine.loading.load_backbone", lambda backbone, device: object())
+    runner = Runner()
+    first = runner._encoder("vit_h", "cpu")
+    assert runner._encoder("vit_h", "cpu") is first
+    second = runner._encoder("vit_l", "cpu")
+    assert list(runner._encoders.values()) == [second]
+
+
+def is_gone(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def wait_for(condition: Any, seconds: float = 30.0) -> None:
@@ -178,4 +212,4 @@ def test_the_worker_dies_with_its_parent_and_takes_its_children_along() -> None:
     wait_for(lambda: b"ready" in (parent.stdout.readline() if parent.stdout else b""))
     parent.kill()
     parent.wait()
-    wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+    wait_for(lambda: is_gone(worker))

@@ -98,6 +98,13 @@ def test_settings_of_this_computer_are_not_saved_with_the_scene(desk: Desk) -> N
     assert "CPU" in desk.segment.ui.deviceLabel.text
 
 
+def test_a_parameter_of_another_type_in_a_foreign_scene_counts_as_absent(desk: Desk) -> None:
+    parameters = desk.services.parameters
+    for text in ('"nine"', "[9]", "nine"):
+        parameters.node.SetParameter("DeSAM.points", text)
+        assert parameters.get("points") == 9
+
+
 def test_the_cache_is_measured_when_the_section_is_opened_and_cleared_on_demand(desk: Desk, home: Path) -> None:
     import numpy as np
     from DeSAMSegmentLib.data.features import FeatureCache

@@ -14,6 +14,7 @@ import vtk  # noqa: E402
 from DeSAMSegmentLib.errors import BadInput, BadVolume  # noqa: E402
 from DeSAMSegmentLib.panel import geometry, results, segments  # noqa: E402
 from DeSAMSegmentLib.store.card import LabelInfo  # noqa: E402
+from DeSAMSegmentLib.store.terminology import default_label  # noqa: E402
 from host import phantom  # noqa: E402
 
 SHAPE = (9, 11, 13)
@@ -200,6 +201,26 @@ def test_undo_of_a_run_is_one_step() -> None:
     assert writer.undo.restore()
     assert list(segments.segmentNames(node)) == list(masks)
     assert userSegmentsAreIntact(node, volume, masks)
+
+
+def test_undo_removes_no_node_that_the_user_made_or_drew_in() -> None:
+    volume = makeVolume()
+    writer = write(volume)
+    node = writer.segmentationNode
+    masks = addUserSegments(node, volume)
+    assert writer.undo.restore()
+    assert list(segments.segmentNames(node)) == list(masks)
+    assert slicer.mrmlScene.IsNodePresent(node)
+    empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "mine")
+    assert write(volume, empty).undo.restore()
+    assert slicer.mrmlScene.IsNodePresent(empty)
+
+
+def test_a_segment_carries_the_terminology_of_its_label() -> None:
+    label = default_label(1, "prostate")
+    writer = results.ResultWriter(makeVolume(), None, [label], "test model")
+    segment = writer.segmentationNode.GetSegmentation().GetSegment(writer.segmentIDs[1])
+    assert segment.GetTerminology() == label.terminology
 
 
 def test_a_second_run_replaces_its_own_result_and_undo_brings_the_first_back() -> None:

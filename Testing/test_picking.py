@@ -104,6 +104,17 @@ def test_an_empty_mask_with_the_highest_iou_does_not_win() -> None:
     assert best.prompt == 1
 
 
+def test_a_mask_whose_box_is_nearly_that_of_a_better_one_is_no_second_choice() -> None:
+    """Boxes that share four fifths: more than the published 0.7."""
+    logits = np.full((2, 64, 64), -1.0)
+    logits[0, 10:51, 10:51] = logits[1, 10:51, 10:44] = 1.0
+    logits[0, 30, 30] = -1.0  # the better one needs a clean-up
+    best = pick(np.array([0.9, 0.8]), lambda i: logits[i], min_area=20)
+    assert best is not None
+    assert best.prompt == 0
+    assert best.mask[30, 30]
+
+
 def test_without_clean_up_only_the_best_prompt_is_decoded() -> None:
     decoded: list[int] = []
 

@@ -64,6 +64,13 @@ def test_a_batch_is_split_into_what_is_free(monkeypatch: pytest.MonkeyPatch, fre
     assert planned == 1 or planned * planner.training_bytes(config, False, False) <= free
 
 
+def test_something_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DeSAMConfig(shared_prim=True)
+    each = planner.training_bytes(config, False, False)
+    monkeypatch.setattr(devices, "free_bytes", lambda device: 10 * each)
+    assert planner.training_part(config, False, False, 10, CPU) <= 8
+
+
 def test_where_nobody_knows_what_is_free_the_whole_batch_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "free_bytes", lambda device: None)
     assert planner.training_part(DeSAMConfig(), True, False, 8, CPU) == 8

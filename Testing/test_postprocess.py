@@ -48,6 +48,13 @@ def test_only_the_largest_component_of_each_label_stays() -> None:
     assert (cleaned == 2).sum() == (labels == 2).sum()
 
 
+def test_voxels_that_touch_at_a_corner_belong_together() -> None:
+    labels = np.zeros((4, 6, 6), np.uint8)
+    labels[0, 0, 0] = labels[1, 1, 1] = labels[2, 2, 2] = labels[0, 5, 5] = labels[0, 5, 4] = 1
+    cleaned = largest_component(labels, (1,))
+    assert np.argwhere(cleaned).tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
+
+
 def test_smoothing_is_the_published_double_resize() -> None:
     logits = np.random.default_rng(0).normal(size=(2, 256, 256)).astype(np.float32)
     up = F.interpolate(torch.from_numpy(logits)[None], (1024, 1024), mode="bilinear", align_corners=False)

@@ -56,6 +56,11 @@ def test_another_site_looks_different(effect: str) -> None:
     assert np.abs(one - other).mean() > 5
 
 
+def test_the_noise_of_two_cases_of_a_site_is_not_the_same() -> None:
+    one, other = (simulate(phantom(), "noise", 1.0, 0, name).array for name in "ab")
+    assert (one != other).mean() > 0.9
+
+
 def test_contrast_keeps_the_order_of_tissues_and_is_the_sites_own() -> None:
     curves = []
     for seed in (0, 1):
@@ -74,6 +79,21 @@ def test_noise_is_rician_where_there_was_air() -> None:
     low, high = np.percentile(volume.array, (0.5, 99.5))
     sigma = 0.08 * (high - low)
     assert air.mean() == pytest.approx(sigma * np.sqrt(np.pi / 2), rel=0.05)
+
+
+def test_all_effects_together_are_each_a_little_weaker() -> None:
+    volume = phantom()
+    air = simulate(volume, "mixed", 1.0).array[:, :3]
+    low, high = np.percentile(volume.array, (0.5, 99.5))
+    assert air.mean() == pytest.approx(0.7 * 0.08 * (high - low) * np.sqrt(np.pi / 2), rel=0.08)
+
+
+def test_a_coarser_matrix_mixes_no_slices() -> None:
+    volume = phantom()
+    volume.array[[0, 1, 3]] = 0
+    changed = simulate(volume, "resolution", 1.0).array
+    np.testing.assert_allclose(changed[[0, 1, 3]], 0, atol=1e-3)
+    assert changed[2].max() > 200
 
 
 def test_bias_is_a_smooth_factor() -> None:
@@ -102,6 +122,6 @@ def test_nonsense_is_refused(effect: str, strength: float) -> None:
 
 def test_a_simulated_case_keeps_its_labels_and_names_its_site() -> None:
     labels = (phantom().array > 500).astype(np.uint8)
-    case = simulated_case(Case("p1", phantom(), labels, "A"), "mixed", 0.5)
-    assert (case.name, case.domain) == ("p1-mixed-0.5", "mixed 0.5")
+    case = simulated_case(Case("p1", phantom(), labels, "A", "labelled"), "mixed", 0.5)
+    assert (case.name, case.domain, case.slices) == ("p1-mixed-0.5", "mixed 0.5", "labelled")
     np.testing.assert_array_equal(case.labels, labels)

@@ -208,6 +208,18 @@ def test_a_disk_without_room_is_found_out_before_the_download(server, small, hom
     assert server.asked == []
 
 
+def test_a_download_leaves_room_on_the_disk_and_needs_none_for_what_is_here(server, small, home, monkeypatch):
+    (home / "weights").mkdir(parents=True)
+    (home / "weights" / f"{small.file}.part").write_bytes(DATA[:1_000_000])
+    for free, fits in ((len(DATA), False), (download.RESERVE + 600_000, True)):
+        monkeypatch.setattr(download.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        if fits:
+            assert weights.download("vit_b").read_bytes() == DATA
+        else:
+            with pytest.raises(DiskFull):
+                weights.download("vit_b")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a limit on the size of files is POSIX")
 def test_a_disk_that_fills_up_on_the_way_leaves_nothing_half_written(server, home):
     code = (

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from DeSAMSegmentLib.data.features import FeatureCache
 from DeSAMSegmentLib.engine.events import Finished
 from DeSAMSegmentLib.engine.loading import DeSAM as ModelFile
 from DeSAMSegmentLib.engine.options import SegmentOptions
@@ -65,12 +68,17 @@ def test_the_oldest_goes_when_the_memory_is_full() -> None:
     assert memory.get("too large") is None
 
 
-def test_a_second_run_with_another_threshold_reads_no_prompt_again(asked: list[int], untrained_model, tmp_path) -> None:
-    model = ModelFile.load(untrained_model)
+def with_frozen_prim(card_of: Path) -> ModelFile:
+    """A model whose PRIM is frozen, under the card of another."""
     shared = small(level_widths=(160, 160, 320), shared_prim=True)
-    again = ModelFile(shared.config)
-    again.load_tensors(shared.tensors())
-    again.card = model.card
+    model = ModelFile(shared.config)
+    model.load_tensors(shared.tensors())
+    model.card = ModelFile.load(card_of).card
+    return model
+
+
+def test_a_second_run_with_another_threshold_reads_no_prompt_again(asked: list[int], untrained_model) -> None:
+    again = with_frozen_prim(untrained_model)
     encoder, (volume, _) = stand_in_encoder(), ball_volume()
 
     def run(threshold: float):
@@ -84,3 +92,18 @@ def test_a_second_run_with_another_threshold_reads_no_prompt_again(asked: list[i
     assert first == 9 * len(volume.array)
     run(1.0)
     assert sum(asked) == first
+
+
+def test_another_prim_and_other_roundings_of_the_features_are_asked_anew(
+    asked: list[int], untrained_model: Path, tmp_path: Path
+) -> None:
+    encoder, (volume, _) = stand_in_encoder(), ball_volume(shape=(2, 48, 40))
+    one, other = with_frozen_prim(untrained_model), with_frozen_prim(untrained_model)
+    with torch.no_grad():
+        next(iter(other.prim_of(0)[0].transformer.parameters())).add_(1)
+    coarse, fine = FeatureCache(tmp_path / "a", codec="int8"), FeatureCache(tmp_path / "b", codec="float16")
+    counts = []
+    for model, cache in ((one, coarse), (one, coarse), (other, coarse), (other, fine)):
+        list(segment(volume, model, SegmentOptions(mode="grid", points=3), encoder=encoder, cache=cache))
+        counts.append(sum(asked) // 18)
+    assert counts == [1, 1, 2, 3]
