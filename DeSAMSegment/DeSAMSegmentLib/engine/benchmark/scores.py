@@ -15,7 +15,7 @@ from ...errors import BadInput
 from ...files import write_text
 from ..metrics import MEASURES, Metrics
 
-RESAMPLES = 2000  # of the bootstrap
+RESAMPLES = 20_000  # of the bootstrap
 
 
 @dataclass(frozen=True)
