@@ -15,7 +15,7 @@ from DeSAMSegmentLib.errors import BadInput, BadModelFile
 from DeSAMSegmentLib.store.card import FORMAT_VERSION, LabelInfo, ModelCard
 from DeSAMSegmentLib.store.library import Library
 from DeSAMSegmentLib.store.model_file import read_card, read_checkpoint, read_model, write_model
-from DeSAMSegmentLib.store.terminology import default_label
+from DeSAMSegmentLib.store.terminology import default_label, default_labels
 
 torch = pytest.importorskip("torch")
 
@@ -208,6 +208,25 @@ def test_common_labels_have_their_code_in_slicers_terminology(name, code):
 
 def test_labels_without_a_code_differ_in_colour():
     assert len({default_label(value, "thing").color for value in range(1, 9)}) == 8
+
+
+def test_no_two_labels_of_a_model_look_alike_but_the_sides_of_an_organ():
+    names = {
+        0: "background",
+        1: "brain",
+        2: "white matter",
+        3: "kidney_left",
+        4: "kidney_right",
+        5: "tumor",
+        6: "tumor rim",
+    }
+    labels = default_labels(names)
+    assert [label.name for label in labels] == list(names.values())[1:]
+    colours = {label.name: label.color for label in labels}
+    assert colours["brain"] == default_label(1, "brain").color
+    assert colours["kidney_left"] == colours["kidney_right"]
+    assert len(set(colours.values())) == 5
+    assert len({label.color for label in default_labels(dict.fromkeys(range(1, 101), "white matter"))}) == 100
 
 
 # The library

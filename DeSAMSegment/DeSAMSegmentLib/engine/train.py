@@ -22,7 +22,7 @@ from ..errors import BadInput, BadLabels
 from ..model.backbones import BACKBONES
 from ..model.config import DeSAMConfig
 from ..store.card import LabelInfo, ModelCard
-from ..store.terminology import default_label
+from ..store.terminology import default_labels
 from . import device as devices
 from .curves import draw_curves
 from .events import EpochDone, Event, Finished, Log, Progress, Saved, Started
@@ -98,10 +98,7 @@ def chosen_labels(labels: dict[int, str] | Sequence[LabelInfo], options: TrainOp
     Raises:
       BadInput: when ``options.labels`` names a value that does not exist.
     """
-    if isinstance(labels, dict):
-        known = [default_label(value, name) for value, name in sorted(labels.items()) if value != 0]
-    else:
-        known = list(labels)
+    known = list(default_labels(labels)) if isinstance(labels, dict) else list(labels)
     if options.labels is None:
         return known
     by_value = {label.value: label for label in known}

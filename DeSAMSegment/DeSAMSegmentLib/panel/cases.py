@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import BadInput
 from ..jobs.requests import CaseSource
 from ..store.card import LabelInfo
-from ..store.terminology import default_label
+from ..store.terminology import default_label, default_labels
 from .exporting import exportArray, exportVolume
 from .geometry import transformProblem, volumeProblem, voxels
 from .i18n import _
@@ -93,7 +93,7 @@ def labelsOf(cases: Sequence[AnyCase]) -> tuple[LabelInfo, ...]:
     """What the model will find. One segment per case counts as the same label, whatever its name."""
     files = [case for case in cases if isinstance(case, FileCase)]
     if files:
-        return tuple(default_label(value, name) for value, name in files[0].names.items())
+        return default_labels(files[0].names)
     scene = [case for case in cases if isinstance(case, SceneCase)]
     if areSingle(cases):
         first = scene[0]

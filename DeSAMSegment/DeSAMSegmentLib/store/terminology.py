@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import colorsys
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 
 from .card import LabelInfo
 
@@ -16,6 +18,7 @@ ANATOMY = ("123037004", "Anatomical Structure")
 TISSUE = ("85756007", "Tissue")
 ABNORMAL = ("49755003", "Morphologically Altered Structure")
 RIGHT, LEFT = ("24028007", "Right"), ("7771000", "Left")
+NO_SIDE = "^^"
 
 Code = tuple[str, str]
 # words all of which occur in the name -> (category, type, side, colour); the first match counts
@@ -60,9 +63,26 @@ def default_label(value: int, name: str) -> LabelInfo:
     return LabelInfo(value, name, _colour(value), entry(TISSUE, TISSUE, None))
 
 
+def default_labels(names: Mapping[int, str]) -> tuple[LabelInfo, ...]:
+    """The labels of one model, background (0) left out, by value: value -> name.
+
+    No two have the same colour, but for the two sides of an organ, which Slicer shows alike.
+    """
+    labels: list[LabelInfo] = []
+    for value, name in sorted(names.items()):
+        label = default_label(value, name)
+        taken, other = {each.color for each in labels}, value
+        while label.color in taken and label.terminology.split("~")[3] == NO_SIDE:
+            label = replace(label, color=_colour(other))
+            other += 1
+        if value:
+            labels.append(label)
+    return tuple(labels)
+
+
 def entry(category: Code, kind: Code, side: Code | None) -> str:
     """Slicer's serialised terminology entry: context, category, type, modifier, then an empty anatomic region."""
-    modifier = f"SCT^{side[0]}^{side[1]}" if side else "^^"
+    modifier = f"SCT^{side[0]}^{side[1]}" if side else NO_SIDE
     return "~".join(
         (
             CONTEXT,

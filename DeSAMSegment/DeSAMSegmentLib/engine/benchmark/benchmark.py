@@ -14,7 +14,7 @@ from ...data.cases import load_labelled
 from ...data.features import FeatureCache
 from ...errors import BadInput
 from ...store.card import LabelInfo
-from ...store.terminology import default_label
+from ...store.terminology import default_labels
 from .. import device as devices
 from ..events import CaseDone, Event, Finished, Progress, Saved, Started
 from ..options import SegmentOptions, TrainOptions
@@ -80,7 +80,7 @@ def benchmark(
     if not valid:
         raise BadInput(reason)
     begun, folder = time.perf_counter(), Path(folder)
-    infos = [default_label(value, name) for value, name in sorted(labels.items()) if value]
+    infos = default_labels(labels)
     bench = Bench(
         infos,
         options.train,
