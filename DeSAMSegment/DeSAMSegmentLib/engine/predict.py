@@ -61,7 +61,7 @@ def _predict_box(model: DeSAM, decoder, settings: Settings, label: int) -> Label
     """One decode of the whole box; the IoU is not used, so the mask alone decides (E-21)."""
     decoder.score(Prompts.box(), label)
     logits = _logits(decoder, [0], label, settings)[0]
-    return LabelPrediction(logits, self_agreement(logits), 1.0, np.ones(1, np.float32), 0)
+    return LabelPrediction(logits, expected_dice(logits), 1.0, np.ones(1, np.float32), 0)
 
 
 def _predict_grid(model: DeSAM, decoder, settings: Settings, label: int) -> LabelPrediction:
@@ -85,9 +85,8 @@ def _predict_grid(model: DeSAM, decoder, settings: Settings, label: int) -> Labe
     )
     if best is None:
         return LabelPrediction(None, float(np.clip(1 - iou.max(), 0, 1)), 1.0, iou)
-    logits = _with_mask(best, settings)
-    confidence = float(np.clip(best.iou, 0, 1)) * self_agreement(best.logits)
-    return LabelPrediction(logits, confidence, _agreement(best, iou, decode, settings), iou, best.prompt)
+    agreement = _agreement(best, iou, decode, settings)
+    return LabelPrediction(_with_mask(best, settings), expected_dice(best.logits), agreement, iou, best.prompt)
 
 
 def _logits(decoder, prompts: list[int], label: int, settings: Settings) -> np.ndarray:
@@ -102,7 +101,7 @@ def _mean_of_points(decoder, settings: Settings, label: int, iou: np.ndarray) ->
     for prompt in range(len(iou)):
         total += _logits(decoder, [prompt], label, settings)[0]
     logits = (total / len(iou)).astype(np.float32)
-    return LabelPrediction(logits, self_agreement(logits), 1.0, iou, 0)
+    return LabelPrediction(logits, expected_dice(logits), 1.0, iou, 0)
 
 
 def _with_mask(best: Candidate, settings: Settings) -> np.ndarray:
@@ -124,13 +123,16 @@ def _agreement(best: Candidate, iou: np.ndarray, decode, settings: Settings) -> 
     return float(2 * (other & best.mask).sum() / max(1, other.sum() + best.mask.sum()))
 
 
-def self_agreement(logits: np.ndarray) -> float:
-    """How sure a mask is of itself: the Dice its own probabilities expect of it, 0..1.
+def expected_dice(logits: np.ndarray) -> float:
+    """How sure a mask is of itself: the Dice that its own probabilities expect of it, 0..1.
 
-    ``2 sum(p m) / (sum p + sum m)`` with m = p > 0.5; for an empty mask the probability that no pixel is set.
+    ``2 sum(p m) / (sum p^2 + sum m)`` with m = p > 0.5, the squared form of the training's Dice: a background of small
+    probabilities, which short trainings leave, hardly counts. For an empty mask the probability that no pixel is set.
+    The predicted IoU takes no part: its training target is whether the point lies in the organ, and it says nothing of
+    how good the mask is (``benchmarks/confidence.py``).
     """
     probability = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
     mask = probability > 0.5
     if not mask.any():
         return float(1 - probability.max())
-    return float(2 * probability[mask].sum() / (probability.sum() + mask.sum()))
+    return float(2 * probability[mask].sum() / (np.square(probability).sum() + mask.sum()))

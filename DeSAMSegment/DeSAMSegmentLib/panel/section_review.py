@@ -15,7 +15,7 @@ from .i18n import _
 from .section import Section, Services
 from .segmentrun import SegmentRun
 
-LOW_CONFIDENCE, LOW_AGREEMENT = 0.7, 0.8
+LOW_CONFIDENCE, LOW_AGREEMENT = 0.65, 0.8  # measured: benchmarks/README.md
 SHOWN = 12  # slices in the table
 INTERVAL = 0.5  # seconds between two refreshes during a run
 
