@@ -22,6 +22,7 @@ env: .venv/installed
 
 lint: env
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 # Two files ask how fast the interface answers, so they run alone; the others share the cores, one thread of torch each.

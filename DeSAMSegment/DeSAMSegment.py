@@ -100,7 +100,7 @@ class DeSAMSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
     """Everything the panel does, for the Python console: in this process, returning results.
 
-    The packages must be installed (section Advanced of the panel). Every method takes ``progress``, a function that
+    The packages must be installed (in the panel's Advanced section). Every method takes ``progress``, a function that
     is called with each event of the engine and cancels the job by returning False; ``cancel()`` does the same.
 
     Example, with a volume and its segmentation loaded::
@@ -114,16 +114,16 @@ class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
 
     def __init__(self) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
-        self._worker: Any = None
+        self._console: Any = None
 
     @property
     def _jobs(self) -> Any:
         """Made with the first call: nothing of the engine is imported before."""
-        if self._worker is None:
-            from DeSAMSegmentLib.panel.inprocess import InProcess
+        if self._console is None:
+            from DeSAMSegmentLib.panel.console import Console
 
-            self._worker = InProcess()
-        return self._worker
+            self._console = Console()
+        return self._console
 
     def models(self) -> list[Any]:
         """The models of the library, each with ``name``, ``path`` and ``card``.
@@ -140,7 +140,7 @@ class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
         volumeNode: Any,
         model: str,
         mode: str | None = None,
-        points: int = 9,
+        points: int | None = None,
         segmentationNode: Any = None,
         device: str = "auto",
         progress: Any = None,
@@ -152,7 +152,7 @@ class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
           volumeNode: a scalar volume; it is only read.
           model: a name from ``models()``, or the path of a .desam file.
           mode: "grid" (points), "box" (whole slice), or None for what the model recommends.
-          points: grid points per side.
+          points: grid points per side, or None for what the model recommends.
           segmentationNode: where the segments go; None makes a new node.
           device: "auto", "cpu", "cuda", "cuda:1", "mps".
           progress: called with each event; returning False cancels, finished slices stay.
@@ -193,9 +193,9 @@ class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
           cases: list of (volume node, segmentation node).
           labels: name of the segment to learn; empty learns all segments.
           base: None starts from LiteMedSAM's own decoder, "backbone:vit_b" from another backbone's, a model's name
-            refines that model.
+            continues from that model.
           name: of the new model. mode: what it is trained for, "grid" or "box".
-          slices: "all" slices carry truth, or only the "labelled" ones.
+          slices: "all" slices carry ground truth, or only the "labelled" ones.
           folder: for the run's files; None takes one under DeSAM's own folder.
           resume: continue the run in ``folder``.
           progress: called with each event; returning False stops and keeps the best model so far.
@@ -212,7 +212,7 @@ class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
         """
         from pathlib import Path
 
-        from DeSAMSegmentLib.panel.inprocess import sceneCases
+        from DeSAMSegmentLib.panel.console import sceneCases
 
         chosen = {"name": name, "mode": mode, **options}
         where = Path(folder) if folder else None
@@ -247,7 +247,7 @@ class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
         from pathlib import Path
 
         from DeSAMSegmentLib.engine.options import SegmentOptions
-        from DeSAMSegmentLib.panel.inprocess import sceneCases
+        from DeSAMSegmentLib.panel.console import sceneCases
 
         pairs = sceneCases(cases, labels, "all")
         return self._jobs.evaluate(pairs, model, Path(folder), SegmentOptions(**options), device, progress)
@@ -287,6 +287,6 @@ class DeSAMSegmentTest(ScriptedLoadableModuleTest):
             result = logic.segment(volume, model=tuned.model, mode="box")
         self.delayDisplay(result.text)
         found = slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentationNode, result.segmentIDs[1], volume)
-        logic._jobs.shelf.delete(tuned.model)
+        logic._jobs.registry.delete(tuned.model)
         dice = 2 * (found * head).sum() / (found.sum() + head.sum())
         assert dice > 0.5, f"Dice is only {dice:.2f}"

@@ -23,9 +23,10 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 def untrained_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A .desam file for the embedded backbone with one label and random mask decoder."""
     import torch
-    from DeSAMSegmentLib.engine.loading import DeSAM, sam_tensors
-    from DeSAMSegmentLib.model.backbones import BACKBONES
+    from DeSAMSegmentLib.engine.runtime.loading import DeSAM
+    from DeSAMSegmentLib.engine.runtime.session import sam_tensors
     from DeSAMSegmentLib.model.config import DeSAMConfig
+    from DeSAMSegmentLib.model.registry import BACKBONES
     from DeSAMSegmentLib.store.card import LabelInfo, ModelCard
 
     torch.manual_seed(0)
@@ -58,13 +59,14 @@ def untrained_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def quick_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """A millisecond's stand-in for the embedded backbone, for tests that are not about features."""
-    # a module that is first imported while the name is patched would keep the stand-in for all later tests
-    import DeSAMSegmentLib.engine.benchmark.runs
-    import DeSAMSegmentLib.jobs.runner  # noqa: F401
+    from DeSAMSegmentLib.engine.runtime.session import Session
     from standin import stand_in_encoder
 
-    for module in ("loading", "segment", "train"):
-        monkeypatch.setattr(f"DeSAMSegmentLib.engine.{module}.load_backbone", lambda *_, **__: stand_in_encoder())
+    def begin(session: Session, backbone: str) -> object:
+        session._encoder = stand_in_encoder()
+        return session._encoder
+
+    monkeypatch.setattr(Session, "begin", begin)
 
 
 def blob(shape: tuple[int, int, int] = (4, 40, 36), seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

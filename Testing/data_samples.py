@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DeSAMSegmentLib.data.grid import to_image
+from DeSAMSegmentLib.data.itk import to_image
 from DeSAMSegmentLib.data.volume import Volume
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

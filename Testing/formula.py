@@ -15,7 +15,9 @@ import torch
 from DeSAMSegmentLib.model import sam
 from torch import Tensor
 
-REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
+HERE = Path(__file__).resolve().parent
+FULL = HERE.parents[1] / "shared" / "reference"  # beside the repository, on the maintainers' computers
+SAMPLED = HERE / "reference"
 
 
 def values(name: str, shape: Sequence[int], salt: int = 0) -> Tensor:
@@ -78,16 +80,36 @@ def published_shapes(level_widths: Sequence[int], widths: Sequence[int] = (256, 
     return shapes | {f"mask_decoder.pimm.{name}": shape for name, shape in branch.items()}
 
 
+class Published:
+    """Arrays of the published code's figures by name; large ones may be samples, every few elements along each axis."""
+
+    def __init__(self, path: Path) -> None:
+        with np.load(path) as stored:
+            self._arrays: dict[str, np.ndarray] = {key: stored[key] for key in stored}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """A whole array, such as prompts."""
+        assert max(self._steps(name)) == 1, f"{name} is stored as a sample"
+        return self._arrays[name]
+
+    def difference(self, name: str, ours: Tensor) -> float:
+        """Between ours and the published figures: the largest at the stored positions. Shapes must be the same."""
+        theirs, steps = torch.from_numpy(self._arrays[name]), self._steps(name)
+        assert ours.shape == tuple(self._arrays.get(f"{name}.shape", theirs.shape))
+        sample = ours[tuple(slice(None, None, step) for step in steps)]
+        assert sample.shape == theirs.shape
+        return float((sample - theirs).abs().max())
+
+    def _steps(self, name: str) -> tuple[int, ...]:
+        whole = (1,) * self._arrays[name].ndim
+        return tuple(int(step) for step in self._arrays.get(f"{name}.steps", whole))
+
+
 def fixture(name: str) -> Path:
-    """A file of the parity fixtures; the test is skipped, saying so, where they are not at hand."""
-    import pytest
-
-    path = REFERENCE / name
-    if not path.exists():
-        pytest.skip(f"the parity fixture {path.name} is not on this machine (looked in ../shared/reference)")
-    return path
+    """A file of the parity fixtures: the full one where it is at hand, otherwise the sample in the repository."""
+    full = FULL / name
+    return full if full.exists() else SAMPLED / name
 
 
-def fixture_arrays(name: str) -> dict[str, np.ndarray]:
-    with np.load(fixture(name)) as stored:
-        return {key: stored[key] for key in stored}
+def fixture_arrays(name: str) -> Published:
+    return Published(fixture(name))

@@ -129,9 +129,10 @@ def shootFineTune(studio: Studio, cases: list[tuple[Any, Any]], epochs: int) -> 
         ui.caseVolumeSelector.setCurrentNode(volume)
         ui.caseSegmentationSelector.setCurrentNode(segmentation)
         desk.press(ui.addCaseButton)
-    ui.nameEdit.setText("brain site B")
-    ui.trainModeSelector.setCurrentIndex(1)
-    ui.epochsSpinBox.setValue(epochs or 30)
+    widgets = desk.fineTune.optionWidgets
+    widgets["name"].setText("brain site B")
+    widgets["mode"].setCurrentIndex(1)
+    widgets["epochs"].setValue(epochs or 30)
     studio.shootSection(desk.fineTune, "fine-tune-ready")
     if epochs == 0:
         return
@@ -149,8 +150,8 @@ def shootSegment(studio: Studio, patient: Any, model: str) -> None:
     desk.services.parameters.setNode("volume", patient)
     desk.segment.ui.outputSelector.setCurrentNode(None)
     desk.chooseModel(model)
-    desk.segment.ui.modeSelector.setCurrentIndex(1)
-    desk.advanced.ui.pointsSpinBox.setValue(7)
+    desk.segment.modeSelector.setCurrentIndex(1)
+    desk.advanced.options["points"].setValue(7)
     studio.view.show_(patient)
     studio.shootSection(desk.segment, "segment-ready")
     desk.press(desk.segment.ui.applyButton)
@@ -181,7 +182,7 @@ def shootRest(studio: Studio) -> None:
 
 def shootConsent(studio: Studio) -> None:
     """The one question before packages are installed."""
-    from DeSAMSegmentLib.panel.installer import Installer
+    from DeSAMSegmentLib.panel.kit.installer import Installer
     from PySide6.QtWidgets import QMessageBox
 
     installer = Installer(studio.desk.services.questions, studio.desk.services.settings, check=lambda package: False)
@@ -210,10 +211,10 @@ def shoot(arguments: argparse.Namespace, look: str) -> None:
     studio.open("Segment", "Review")
     studio.shootSection(studio.desk.segment, "segment-empty")
     patient, *cases = addScene()
-    models = {model.name for model in studio.desk.services.shelf.models()}
+    models = {model.name for model in studio.desk.services.registry.models()}
     name = "brain" if arguments.model else "brain site B"
     if arguments.model and name not in models:
-        studio.desk.services.shelf.add(arguments.model, name)
+        studio.desk.services.registry.add(arguments.model, name)
     shootFineTune(studio, cases, 0 if name in models else arguments.epochs)  # trained once for all looks
     shootSegment(studio, patient, name)
     shootRest(studio)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import formula
+from DeSAMSegmentLib.engine.runtime.loading import DeSAM
 from DeSAMSegmentLib.model.config import DeSAMConfig
-from DeSAMSegmentLib.model.desam import DeSAM
 from DeSAMSegmentLib.model.types import Features
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from DeSAMSegmentLib.data.cases import Case, Dataset
 from DeSAMSegmentLib.data.volume import Volume
-from DeSAMSegmentLib.engine.loading import Encoder
-from DeSAMSegmentLib.model.backbones import BACKBONES
+from DeSAMSegmentLib.engine.runtime.session import Encoder
+from DeSAMSegmentLib.model.backbones import Backbone
+from DeSAMSegmentLib.model.registry import BACKBONES
 from DeSAMSegmentLib.model.types import Features
 from torch import nn
 from torch.nn import functional as F
@@ -36,7 +39,7 @@ class StandInBackbone(nn.Module):
 
 
 def stand_in_encoder() -> Encoder:
-    return Encoder(StandInBackbone(), "stand-in", torch.device("cpu"))
+    return Encoder(cast("Backbone", StandInBackbone()), "stand-in", torch.device("cpu"))
 
 
 def ball_volume(
@@ -55,5 +58,5 @@ def ball_volume(
 
 def balls(domains: str) -> Dataset:
     """One case per letter, the letter being its domain."""
-    cases = [Case(f"ball{i}", *ball_volume(i), domain) for i, domain in enumerate(domains)]  # type: ignore[misc]
+    cases = [Case(f"ball{i}", *ball_volume(i), domain) for i, domain in enumerate(domains)]
     return Dataset("balls", cases, {1: "ball"})

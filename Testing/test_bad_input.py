@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import blob, write_nifti
-from DeSAMSegmentLib.cli import main
+from desam_cli import main
+from DeSAMSegmentLib.engine.runtime.session import Session
 
 LIBRARY = Path(__file__).resolve().parents[1] / "DeSAMSegment"
+LOADING = Session.begin  # as it is without the quick encoder
 pytestmark = pytest.mark.usefixtures("quick_encoder")
 
 
@@ -101,7 +103,7 @@ BAD_VOLUMES = [
     pytest.param(with_value(np.inf), ["NaN or infinite"], id="Inf voxels"),
     pytest.param(constant, ["7"], id="a constant volume"),
     pytest.param(colour, ["colour"], id="an RGB volume"),
-    pytest.param(series, ["4-D"], id="a 4-D volume"),
+    pytest.param(series, ["frames"], id="a 4-D volume"),
 ]
 
 
@@ -174,7 +176,7 @@ def test_a_pickle_is_no_published_checkpoint_and_not_opened(tmp_path: Path, capf
     assert not (tmp_path / "exploded").exists()
 
 
-def test_a_model_for_a_backbone_nobody_knows_is_refused(volume_file: Path, untrained_model, tmp_path, capfd) -> None:
+def test_a_model_for_an_unknown_backbone_is_refused(volume_file: Path, untrained_model, tmp_path, capfd) -> None:
     other = with_backbone(untrained_model, tmp_path / "other.desam", "vit_z")
     refused(segmenting(volume_file, other, tmp_path / "o.nii.gz"), capfd, "vit_z")
 
@@ -193,12 +195,7 @@ def with_backbone(model: Path, target: Path, backbone: str) -> Path:
 def test_missing_weights_name_the_two_commands(
     volume_file: Path, untrained_model: Path, tmp_path: Path, capfd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from DeSAMSegmentLib.engine.device import choose
-    from DeSAMSegmentLib.store import weights
-
-    monkeypatch.setattr(
-        "DeSAMSegmentLib.engine.loading.load_backbone", lambda id, *_: (choose("cpu"), weights.load(id))
-    )
+    monkeypatch.setattr(Session, "begin", LOADING)
     other = with_backbone(untrained_model, tmp_path / "other.desam", "vit_h")
     arguments = segmenting(volume_file, other, tmp_path / "o.nii.gz")
     refused(arguments, capfd, "desam weights get vit_h", "desam weights add FILE")
@@ -224,7 +221,7 @@ def test_a_label_map_of_another_geometry_is_refused(dataset: Path, tmp_path: Pat
     image = sitk.ReadImage(str(label))
     image.SetOrigin((5000.0, 0.0, 0.0))
     sitk.WriteImage(image, str(label))
-    refused(["train", str(dataset), str(tmp_path / "run"), "--epochs", "1"], capfd, "north_1", "overlap")
+    refused(["train", str(dataset), str(tmp_path / "run"), "--epochs", "1"], capfd, "north_1", "in another place")
 
 
 @pytest.mark.parametrize("label", ["7", "spleen"])
@@ -237,7 +234,7 @@ def test_a_label_without_a_voxel_is_refused(dataset: Path, tmp_path: Path, capfd
     refused(["train", str(dataset), str(tmp_path / "run"), "--labels", "tail", "--epochs", "1"], capfd, "label")
 
 
-def test_cases_that_nobody_has_are_refused(dataset: Path, tmp_path: Path, capfd) -> None:
+def test_unknown_cases_are_refused(dataset: Path, tmp_path: Path, capfd) -> None:
     refused(["train", str(dataset), str(tmp_path / "run"), "--cases", "east"], capfd, "north_1")
     refused(["train", str(dataset), str(tmp_path / "run"), "--cases", "("], capfd, "regular expression")
 
@@ -290,7 +287,7 @@ def test_a_disk_that_is_really_full_leaves_nothing(volume_file: Path, untrained_
     command = " ".join(
         [
             f"mount -t tmpfs -o size=4k none '{small}' && head -c 4096 /dev/zero > '{small}/filler' &&",
-            f"'{sys.executable}' -m DeSAMSegmentLib.cli segment '{volume_file}' '{small}/out.seg.nrrd'",
+            f"'{sys.executable}' -m desam_cli segment '{volume_file}' '{small}/out.seg.nrrd'",
             f"--model '{untrained_model}' --no-cache; code=$?; ls -A '{small}' >&2; exit $code",
         ]
     )

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import blob, write_nifti
-from DeSAMSegmentLib.cli import main
-from DeSAMSegmentLib.cli.options import HELP, build
-from DeSAMSegmentLib.data.volume import read_labels
+from desam_cli import bars, main
+from desam_cli.options import build
+from DeSAMSegmentLib.data.reading import read_labels
 from DeSAMSegmentLib.engine.events import Finished, Started
-from DeSAMSegmentLib.engine.options import SegmentOptions, TrainOptions
+from DeSAMSegmentLib.engine.options import SegmentOptions, TrainOptions, declarations
 from DeSAMSegmentLib.errors import BadInput, DiskFull
 
-COMMAND = [sys.executable, "-m", "DeSAMSegmentLib.cli"]
+COMMAND = [sys.executable, "-m", "desam_cli"]
 LIBRARY = Path(__file__).resolve().parents[1] / "DeSAMSegment"
 COMMANDS = [
     [],
@@ -55,9 +55,7 @@ def test_every_command_explains_itself(command: list[str], capsys: pytest.Captur
 
 
 def test_help_loads_no_torch() -> None:
-    code = (
-        "import sys; from DeSAMSegmentLib.cli import main; main(['train', '--help']); sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys; from desam_cli import main; main(['train', '--help']); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=LIBRARY, stdout=subprocess.DEVNULL)
 
 
@@ -65,11 +63,14 @@ def test_help_loads_no_torch() -> None:
 def test_every_option_of_an_engine_is_an_option_of_its_command(command, kind, capsys) -> None:
     main([command, "--help"])
     out = capsys.readouterr().out
+    in_one_piece = "".join(out.split())  # help is broken into lines at blanks and hyphens
+    declared = declarations(kind)
     names = [field.name for field in fields(kind)]
     for name in names:
         assert f"--{name.replace('_', '-')}" in out
-        assert HELP[kind][name], f"{name} has no help text"
-    assert set(HELP[kind]) == set(names), "help texts of options that are no more"
+        assert declared[name].tip, f"{name} has no help text"
+        assert "".join(declared[name].tip.split()) in in_one_piece
+    assert list(declared) == names
 
 
 # ---- segment
@@ -77,8 +78,13 @@ def test_every_option_of_an_engine_is_an_option_of_its_command(command, kind, ca
 
 
 def test_one_volume_becomes_a_segmentation_with_its_geometry_and_names(
-    volume_file: Path, untrained_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    volume_file: Path,
+    untrained_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(bars, "EVERY", float("inf"))  # seconds: a busy machine takes long enough for a line
     output = tmp_path / "out" / "blob.seg.nrrd"
     assert main(["segment", str(volume_file), str(output), "--model", str(untrained_model), "--device", "cpu"]) == 0
     written, image = sitk.ReadImage(str(output)), sitk.ReadImage(str(volume_file))
@@ -92,7 +98,7 @@ def test_one_volume_becomes_a_segmentation_with_its_geometry_and_names(
 
 @pytest.mark.usefixtures("quick_encoder")
 def test_two_volumes_never_become_one_file(tmp_path: Path) -> None:
-    from DeSAMSegmentLib.cli.targets import plan
+    from desam_cli.segment import plan
 
     for name in ("a.mha", "a.nii.gz"):
         (tmp_path / name).write_bytes(b"")
@@ -104,8 +110,8 @@ def test_two_volumes_never_become_one_file(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_names_that_only_some_disks_tell_apart_and_results_of_an_earlier_call(tmp_path: Path) -> None:
-    from DeSAMSegmentLib.cli.targets import plan
+def test_names_that_differ_only_in_case_are_refused_and_results_of_an_earlier_call_skipped(tmp_path: Path) -> None:
+    from desam_cli.segment import plan
 
     for name in ("a.nrrd", "a.seg.nrrd"):
         (tmp_path / name).write_bytes(b"")
@@ -116,7 +122,7 @@ def test_names_that_only_some_disks_tell_apart_and_results_of_an_earlier_call(tm
 
 
 def test_a_full_disk_ends_a_folder_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    command = importlib.import_module("DeSAMSegmentLib.cli.segment")
+    command = importlib.import_module("desam_cli.segment")
     tried = []
 
     def full(work: object, target: object) -> None:
@@ -125,7 +131,7 @@ def test_a_full_disk_ends_a_folder_at_once(monkeypatch: pytest.MonkeyPatch, tmp_
 
     monkeypatch.setattr(command, "_one", full)
     with pytest.raises(DiskFull):
-        command._all(SimpleNamespace(view=SimpleNamespace(show=print, say=print)), ["one", "two"])
+        command._all(SimpleNamespace(show=print), ["one", "two"])
     assert tried == ["one"]
 
 
@@ -214,12 +220,12 @@ def trained_with(monkeypatch: pytest.MonkeyPatch) -> dict:
     """What the train engine is called with; it does not run."""
     seen: dict = {}
 
-    def train(cases, labels, folder, options, **how):
-        seen.update(cases=cases, labels=labels, folder=folder, options=options, **how)
+    def train(cases, labels, folder, options, session, **how):
+        seen.update(cases=cases, labels=labels, folder=folder, options=options, session=session, **how)
         yield Started("train", "x", 1, "epoch", "CPU")
         yield Finished("train", 1.0)
 
-    monkeypatch.setattr("DeSAMSegmentLib.engine.train.train", train)
+    monkeypatch.setattr("DeSAMSegmentLib.engine.train.train.train", train)
     return seen
 
 
@@ -237,11 +243,11 @@ def test_train_takes_profile_options_cases_and_labels(dataset: Path, tmp_path: P
     assert trained_with["resume"] is False
 
 
-def test_what_is_not_given_keeps_the_profile_s_default(dataset: Path, tmp_path: Path, trained_with: dict) -> None:
+def test_options_not_given_keep_the_profile_default(dataset: Path, tmp_path: Path, trained_with: dict) -> None:
     assert main(["train", str(dataset), str(tmp_path / "run"), "--exclude", "north", "--device", "cpu"]) == 0
     assert trained_with["options"] == TrainOptions()
     assert [case.name for case in trained_with["cases"]] == ["south_1"]
-    assert (trained_with["resume"], trained_with["device"]) == (False, "cpu")
+    assert (trained_with["resume"], trained_with["session"].chosen_device.type) == (False, "cpu")
 
 
 def test_resume_needs_no_option_but_itself(dataset: Path, tmp_path: Path, trained_with: dict, capsys) -> None:
@@ -280,8 +286,8 @@ def test_a_model_is_trained_shown_and_evaluated(dataset: Path, tmp_path: Path, c
 
 
 def test_finished_label_maps_are_evaluated(dataset: Path, tmp_path: Path, capsys) -> None:
-    truth = dataset / "labelsTr"
-    assert main(["evaluate", str(dataset), str(tmp_path / "report"), "--predictions", str(truth), "--json"]) == 0
+    ground_truth = dataset / "labelsTr"
+    assert main(["evaluate", str(dataset), str(tmp_path / "report"), "--predictions", str(ground_truth), "--json"]) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["summary"]["blob"]["all"]["dice"]["mean"] == 1.0
     (tmp_path / "few").mkdir()
@@ -312,9 +318,25 @@ def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str])
     assert "Commands:" in capsys.readouterr().out
 
 
-def test_an_output_pipe_that_closes_is_no_traceback(tmp_path: Path) -> None:
+def test_a_closed_output_pipe_leaves_no_traceback(tmp_path: Path) -> None:
     environment = os.environ | {"COLUMNS": "80"}
-    shell = f'"{sys.executable}" -m DeSAMSegmentLib.cli train --help | head -n 1'
+    shell = f'"{sys.executable}" -m desam_cli train --help | head -n 1'
     done = subprocess.run(shell, shell=True, cwd=LIBRARY, env=environment, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert np.char.startswith(done.stdout, "Usage")
+
+
+def test_a_log_file_gets_a_line_now_and_then_with_the_pace_and_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(bars.time, "monotonic", lambda: now[0])
+    drawn = bars.Bars()
+    drawn.start("scan", 78, "slice")
+    for done in range(1, 45):
+        now[0] += 5.1
+        drawn.move(done)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 7  # 224 s, a line every 30 s and on the next slice
+    assert lines[0] == "30.6 s  scan: 6/78 · 5.1 s per slice · 6 min 07 s left"
+    assert lines[-1] == "3 min 34 s  scan: 42/78 · 5.1 s per slice · 3 min 03 s left"

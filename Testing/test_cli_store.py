@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from DeSAMSegmentLib.cli import main
+from desam_cli import main
 from DeSAMSegmentLib.store.model_file import read_card
 from formula import published_shapes, weights
 
@@ -47,7 +47,7 @@ def test_a_card_is_shown_for_people_and_for_scripts(untrained_model: Path, capsy
     assert json.loads(capsys.readouterr().out)["labels"][0]["color"] == [200, 80, 60]
 
 
-def test_a_model_that_is_deleted_without_asking_needs_yes(untrained_model: Path, own_home: Path, capsys) -> None:
+def test_deleting_a_model_without_confirmation_needs_yes(untrained_model: Path, own_home: Path, capsys) -> None:
     main(["models", "add", str(untrained_model)])
     assert main(["models", "delete", "untrained"]) != 0  # nobody answers the question
     assert (own_home / "models" / "untrained.desam").is_file()

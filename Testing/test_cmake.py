@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,12 +34,46 @@ def value(name: str) -> str:
     return found.group(1)
 
 
-def test_every_python_file_of_the_module_is_named() -> None:
+def list_module_files(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "list_module_files.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_every_file_of_the_module_is_named() -> None:
+    done = list_module_files("--check")
+    assert done.returncode == 0, done.stdout + done.stderr
     assert listed("MODULE_PYTHON_SCRIPTS") == present("*.py", "DeSAMSegmentLib/**/*.py")
-
-
-def test_every_resource_of_the_module_is_named() -> None:
     assert listed("MODULE_PYTHON_RESOURCES") == present("Resources/**/*")
+
+
+def lists(scripts: list[str], resources: list[str]) -> str:
+    names = {"MODULE_PYTHON_SCRIPTS": scripts, "MODULE_PYTHON_RESOURCES": resources}
+    parts = ["\n".join([f"set({name}", *(f"  {file}" for file in files), "  )\n"]) for name, files in names.items()]
+    return "\n".join(["# before", *parts, "# after\n"])
+
+
+def test_the_lists_are_brought_up_to_date_and_nothing_else_is_changed(tmp_path: Path) -> None:
+    module = tmp_path / "Module"
+    for name in ("Module.py", "DeSAMSegmentLib/__init__.py", "DeSAMSegmentLib/data/new.py", "Resources/UI/New.ui"):
+        (module / name).parent.mkdir(parents=True, exist_ok=True)
+        (module / name).touch()
+    for unwanted in ("DeSAMSegmentLib/__pycache__/old.py", "Resources/.DS_Store"):
+        (module / unwanted).parent.mkdir(parents=True, exist_ok=True)
+        (module / unwanted).touch()
+    path = module / "CMakeLists.txt"
+    text = lists(["DeSAMSegmentLib/gone.py", "Module.py"], [])
+    path.write_text(text, encoding="utf-8", newline="\n")
+    checked = list_module_files("--check", "--module", str(module))
+    assert checked.returncode == 1
+    assert "MODULE_PYTHON_SCRIPTS: + DeSAMSegmentLib/data/new.py" in checked.stdout.splitlines()
+    assert "MODULE_PYTHON_SCRIPTS: - DeSAMSegmentLib/gone.py" in checked.stdout.splitlines()
+    assert path.read_text(encoding="utf-8") == text
+    assert list_module_files("--module", str(module)).returncode == 0
+    up_to_date = lists(
+        ["DeSAMSegmentLib/__init__.py", "DeSAMSegmentLib/data/new.py", "Module.py"], ["Resources/UI/New.ui"]
+    )
+    assert path.read_bytes().decode() == up_to_date
+    assert list_module_files("--check", "--module", str(module)).returncode == 0
 
 
 def test_project_catalog_entry_and_old_description_agree() -> None:
@@ -56,7 +91,7 @@ def test_project_catalog_entry_and_old_description_agree() -> None:
     assert old["screenshoturls"] == value("EXTENSION_SCREENSHOTURLS")
 
 
-def test_pictures_that_the_catalog_shows_are_in_the_repository() -> None:
+def test_images_that_the_catalog_shows_are_in_the_repository() -> None:
     for name in ("EXTENSION_ICONURL", "EXTENSION_SCREENSHOTURLS"):
         inside = value(name).split("/main/")[1]
         assert (ROOT / inside).is_file(), inside

@@ -1,4 +1,4 @@
-"""Pictures: the grey values a network sees, and how a volume's axis and intensity are chosen."""
+"""Images: the grey values a network sees, and how a volume's axis and intensity are chosen."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from data_samples import affine, noise, stored_as
 from DeSAMSegmentLib.data import slices as slicing
+from DeSAMSegmentLib.data.orientation import layout
 from DeSAMSegmentLib.data.slices import Slices, SliceSpec, quantiles
 from DeSAMSegmentLib.data.volume import Volume
 from DeSAMSegmentLib.errors import BadInput
 
 
 @pytest.mark.parametrize("shape", [(384, 384), (512, 512), (200, 180), (256, 256)])
-def test_the_picture_is_the_published_one(shape):
-    """Reference: skimage, as precompute_embeddings.py calls it (E2), on a volume stored in canonical orientation."""
+def test_the_image_is_the_published_one(shape):
+    """Reference: skimage, as precompute_embeddings.py calls it, on a volume stored in canonical orientation."""
     transform = pytest.importorskip("skimage.transform")
     rng = np.random.default_rng(0)
     smooth = transform.resize(rng.random((3, 20, 20)), (3, *shape), order=3) * 1500
@@ -30,21 +31,21 @@ def test_the_picture_is_the_published_one(shape):
         else transform.resize(grey[1], (256, 256), order=3, preserve_range=True, anti_aliasing=True)
     )
     lps = np.diag([-1.0, -1.0, 1.0, 1.0])
-    picture = Slices(Volume(array, lps), SliceSpec(zero_black=True)).image(1)
-    difference = np.abs(picture.astype(int) - expected)
+    image = Slices(Volume(array, lps), SliceSpec(zero_black=True)).image(1)
+    difference = np.abs(image.astype(int) - expected)
     assert difference.max() <= 1  # truncation of 254.99999
     assert (difference > 0).mean() < 0.01
 
 
 def test_every_labelled_slice_is_seen_the_last_one_too():
-    """Published: range(first, last) drops the last slice; a one-slice organ yields nothing (E-11)."""
+    """Published: range(first, last) drops the last slice; a one-slice organ yields nothing."""
     labels = np.zeros((9, 40, 40), np.uint8)
     labels[3:7, 10:20, 10:20] = 1
     slices = Slices(noise((9, 40, 40)), SliceSpec())
-    assert [i for i in range(len(slices)) if slices.truth(labels, i).any()] == [3, 4, 5, 6]
+    assert [i for i in range(len(slices)) if slices.label_map(labels, i).any()] == [3, 4, 5, 6]
     labels[:] = 0
     labels[8, 10:20, 10:20] = 1
-    assert [i for i in range(len(slices)) if slices.truth(labels, i).any()] == [8]
+    assert [i for i in range(len(slices)) if slices.label_map(labels, i).any()] == [8]
 
 
 def test_percentiles_are_over_all_voxels_and_equal_to_numpy():
@@ -66,8 +67,8 @@ def test_half_a_percent_of_the_voxels_at_either_end_is_black_or_white():
 def test_a_volume_that_is_almost_all_background_still_has_contrast():
     array = np.zeros((10, 50, 50), np.float32)
     array[5, 25, 20:30] = np.arange(1, 11)
-    picture = Slices(Volume(array, np.eye(4)), SliceSpec()).image(5)
-    assert picture.max() > 50
+    image = Slices(Volume(array, np.eye(4)), SliceSpec()).image(5)
+    assert image.max() > 50
     assert Slices(Volume(array, np.eye(4)), SliceSpec()).image(0).max() == 0
 
 
@@ -102,18 +103,17 @@ def test_a_volume_chooses_axis_and_intensity_when_the_user_does_not():
     assert SliceSpec.for_volume(ct) == SliceSpec("axial", "window", (-160, 240))
     assert SliceSpec.for_volume(ct, intensity="percentile") == SliceSpec("axial", "percentile")
     assert SliceSpec.for_volume(mr, window=(10, 20)).window == (10, 20)
-    assert SliceSpec.for_volume(mr, axis="lowest").axis == "lowest"
+    assert SliceSpec.for_volume(mr, axis="acquired").axis == "acquired"
+    assert SliceSpec.for_volume(mr, axis="lowest").axis == "acquired", "as cards of earlier versions have it"
     sagittal_scan = stored_as(noise(spacing=(0.5, 0.5, 4.0)), (0, 1, 2), (False,) * 3)
     turned = Volume(sagittal_scan.array, affine((0.5, 0.5, 4.0), turn=np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]])))
-    assert SliceSpec.for_volume(turned).axis == "sagittal"
-    assert Slices(turned, SliceSpec(axis="lowest")).axis == 0
+    assert SliceSpec.for_volume(turned).axis == "acquired"
+    assert Slices(turned, SliceSpec(axis="acquired")).layout == layout(turned.ijk_to_ras, "sagittal")
 
 
-def test_thick_slices_choose_their_own_plane_only_when_clearly_thicker():
-    assert SliceSpec.for_volume(noise(spacing=(1.9, 1.0, 1.0))).axis == "axial"
-    assert SliceSpec.for_volume(noise(spacing=(2.1, 1.0, 1.0))).axis == "sagittal"
-    assert SliceSpec.for_volume(noise(spacing=(1.0, 2.1, 1.0))).axis == "coronal"
-    assert SliceSpec.for_volume(noise(spacing=(3.0, 3.0, 3.0))).axis == "axial"
+def test_thick_slices_are_cut_as_acquired_only_when_clearly_thicker():
+    for spacing, axis in (((1.9, 1.0, 1.0), "axial"), ((2.1, 1.0, 1.0), "acquired"), ((3.0, 3.0, 3.0), "axial")):
+        assert SliceSpec.for_volume(noise(spacing=spacing)).axis == axis
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,9 @@ def test_thick_slices_choose_their_own_plane_only_when_clearly_thicker():
         ((3.10, 1.0, 3.0), "sagittal"),
     ],
 )
-def test_the_lowest_axis_is_the_thickest_of_all_three_and_axial_in_doubt(spacing, plane):
-    assert Slices(noise(spacing=spacing), SliceSpec(axis="lowest")).plane == plane
+def test_the_acquired_plane_is_across_the_thickest_slices_and_axial_in_doubt(spacing, plane):
+    volume = noise(spacing=spacing)
+    assert Slices(volume, SliceSpec(axis="acquired")).layout == layout(volume.ijk_to_ras, plane)
 
 
 def test_a_spec_survives_json_and_refuses_nonsense():
@@ -135,12 +136,12 @@ def test_a_spec_survives_json_and_refuses_nonsense():
     assert SliceSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     assert SliceSpec.from_dict({"axis": "sagittal", "from_the_future": 1}).axis == "sagittal"
     for nonsense in ({"axis": "up"}, {"intensity": "loud"}, {"intensity": "window"}, {"fit": "well"}, {"size": 0},
-                     {"intensity": "window", "window": [3, 3]}):  # fmt: skip
+                     {"size": 512}, {"intensity": "window", "window": [3, 3]}):  # fmt: skip
         with pytest.raises(BadInput):
             SliceSpec.from_dict(nonsense)
 
 
-def test_the_content_key_knows_all_that_a_picture_depends_on():
+def test_the_content_key_knows_all_that_an_image_depends_on():
     volume = noise()
     key = Slices(volume, SliceSpec()).content_key
     assert key == Slices(Volume(volume.array.copy(), volume.ijk_to_ras.copy(), "renamed"), SliceSpec()).content_key
@@ -175,4 +176,4 @@ def test_a_slice_2048_pixels_wide_and_a_volume_of_one_voxel_work():
 
 def test_labels_of_another_grid_are_a_defect_of_the_caller():
     with pytest.raises(ValueError, match="grid"):
-        Slices(noise(), SliceSpec()).truth(np.zeros((5, 7, 8), np.uint8), 0)
+        Slices(noise(), SliceSpec()).label_map(np.zeros((5, 7, 8), np.uint8), 0)

@@ -7,13 +7,13 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 from data_samples import SHARED, affine, back, needs_shared_data, noise, rotation, stored_as
-from DeSAMSegmentLib.data.cases import load, read_dataset
+from DeSAMSegmentLib.data.cases import load_case, read_dataset
 from DeSAMSegmentLib.data.slices import Slices, SliceSpec
 from DeSAMSegmentLib.data.volume import Volume
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-AXES = ("axial", "coronal", "sagittal", "lowest")
+AXES = ("axial", "coronal", "sagittal", "acquired")
 ORDERS = list(permutations(range(3)))
 FLIPS = list(product((False, True), repeat=3))
 few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -45,7 +45,7 @@ def test_a_slice_returns_to_exactly_the_voxels_it_came_from(shape, spacing, turn
     slices = Slices(volume, spec)
     rebuilt = np.zeros_like(labels)
     for i in range(len(slices)):
-        native = slices.native_truth(labels, i)
+        native = slices.native_labels(labels, i)
         assert native.shape == slices.native_shape
         index, plane = slices.place(i, native)
         assert np.array_equal(plane, labels.take(index, slices.axis))
@@ -56,9 +56,7 @@ def test_a_slice_returns_to_exactly_the_voxels_it_came_from(shape, spacing, turn
 
 @few
 @given(sizes, spacings, angles, orders, flips, specs)
-def test_one_scan_stored_in_two_ways_gives_the_same_pictures_and_the_same_result(
-    shape, spacing, turn, order, flip, spec
-):
+def test_one_scan_stored_in_two_ways_gives_the_same_images_and_the_same_result(shape, spacing, turn, order, flip, spec):
     """A DICOM series and its NIfTI export differ in flips and order of axes; a model must not notice (E-14)."""
     volume = noise(shape, spacing=spacing, turn=rotation(*turn))
     other = stored_as(volume, order, flip)
@@ -67,10 +65,10 @@ def test_one_scan_stored_in_two_ways_gives_the_same_pictures_and_the_same_result
     assert np.allclose(here.pixel_spacing, there.pixel_spacing)
     results = [np.zeros(volume.array.shape, np.float32), np.zeros(other.array.shape, np.float32)]
     for i in {0, len(here) // 2, len(here) - 1}:
-        pictures = [slices.image(i) for slices in (here, there)]
-        assert np.array_equal(*pictures)
+        images = [slices.image(i) for slices in (here, there)]
+        assert np.array_equal(*images)
         for slices, result in zip((here, there), results, strict=True):
-            index, plane = slices.place(i, slices.to_native(pictures[0]))
+            index, plane = slices.place(i, slices.to_native(images[0]))
             result[(slice(None),) * slices.axis + (index,)] = plane
     assert np.array_equal(back(results[1], order, flip), results[0])
 
@@ -78,15 +76,15 @@ def test_one_scan_stored_in_two_ways_gives_the_same_pictures_and_the_same_result
 @pytest.mark.parametrize("turn", [(45, 0, 0), (0, 45, 0), (0, 0, 45), (35.2643897, 0, 45)])
 def test_exactly_oblique_axes_do_not_depend_on_storage(turn):
     volume = noise((6, 7, 8), turn=rotation(*turn))
-    pictures = {}
+    images = {}
     for order, flip in product(ORDERS, FLIPS):
         slices = Slices(stored_as(volume, order, flip), SliceSpec())
-        pictures[slices.image(2).tobytes()] = (order, flip)
-    assert len(pictures) == 1, pictures
+        images[slices.image(2).tobytes()] = (order, flip)
+    assert len(images) == 1, images
 
 
 def test_an_axial_slice_shows_the_patient_as_a_radiologist_expects():
-    """Right of the patient at the picture's left, front at its top, slices from the feet to the head."""
+    """Right of the patient at the image's left, front at its top, slices from the feet to the head."""
     array = np.zeros((4, 20, 30), np.int16)  # RAS: i to the right... of the patient means lower x in LPS
     array[3, 19, 29] = 100  # the most superior, anterior, right corner of an RAS array whose axes run to R, A, S
     volume = Volume(array, affine())
@@ -102,7 +100,7 @@ def test_an_axial_slice_shows_the_patient_as_a_radiologist_expects():
 
 @few
 @given(sizes, spacings, orders, flips, specs, st.integers(0, 10_000))
-def test_a_point_in_the_picture_is_found_on_the_voxels(shape, spacing, order, flip, spec, seed):
+def test_a_point_in_the_image_is_found_on_the_voxels(shape, spacing, order, flip, spec, seed):
     volume = stored_as(noise(shape, spacing=spacing), order, flip)
     slices = Slices(volume, spec)
     rng = np.random.default_rng(seed)
@@ -128,16 +126,16 @@ def test_a_label_keeps_its_area_and_its_place(shape, fit):
     """Published: resized with anti-aliasing on integers, which erodes by 6 to 10 % (E-13)."""
     radius = min(shape) / 5
     centre = (shape[0] * 0.45, shape[1] * 0.57)
-    truth = disc(shape, centre, radius)[None].astype(np.uint8) * 3
+    labels = disc(shape, centre, radius)[None].astype(np.uint8) * 3
     slices = Slices(noise((1, *shape)), SliceSpec(fit=fit))
-    small = slices.truth(truth, 0)
+    small = slices.label_map(labels, 0)
     assert set(np.unique(small)) == {0, 3}
     _, rows, _, columns = slices.content
     area = np.count_nonzero(small) * shape[0] / rows * shape[1] / columns
     assert area == pytest.approx(np.pi * radius**2, rel=0.01)
     # And back: the network's ideal answer is the organ, in its place on the scanner's pixels.
     returned = slices.to_native(np.where(small > 0, 4.0, -4.0)) > 0
-    canonical = slices.native_truth(truth, 0) > 0
+    canonical = slices.native_labels(labels, 0) > 0
     assert returned.sum() == pytest.approx(canonical.sum(), rel=0.01)
     pixel = max(1.0, shape[0] / rows, shape[1] / columns)  # one pixel of the coarser grid
     assert np.abs(centroid(returned) - centroid(canonical)).max() < 0.1 * pixel
@@ -145,14 +143,14 @@ def test_a_label_keeps_its_area_and_its_place(shape, fit):
 
 def test_labels_above_255_are_not_wrapped():
     labels = np.full((1, 40, 40), 300, np.uint16)
-    assert (Slices(noise((1, 40, 40)), SliceSpec()).truth(labels, 0) == 300).all()
+    assert (Slices(noise((1, 40, 40)), SliceSpec()).label_map(labels, 0) == 300).all()
 
 
 def test_the_published_label_resize_erodes_which_is_why_ours_differs():
     transform = pytest.importorskip("skimage.transform")
-    truth = disc((384, 384), (190, 200), 60).astype(np.uint8)
-    eroded = transform.resize(truth, (256, 256), order=0, preserve_range=True, anti_aliasing=True).astype(np.uint8)
-    ours = Slices(noise((1, 384, 384)), SliceSpec()).truth(truth[None, ::-1, ::-1], 0)
+    labels = disc((384, 384), (190, 200), 60).astype(np.uint8)
+    eroded = transform.resize(labels, (256, 256), order=0, preserve_range=True, anti_aliasing=True).astype(np.uint8)
+    ours = Slices(noise((1, 384, 384)), SliceSpec()).label_map(labels[None, ::-1, ::-1], 0)
     expected = np.pi * 40**2
     assert (eroded > 0).sum() < 0.97 * expected
     assert (ours > 0).sum() == pytest.approx(expected, rel=0.01)
@@ -184,10 +182,10 @@ def test_padding_keeps_the_aspect_in_millimetres_and_stays_black():
     volume.array[0, 0, 0] = 0
     slices = Slices(volume, SliceSpec(fit="pad"))
     assert slices.content == (64, 128, 0, 256)
-    picture = slices.image(1)
-    assert picture[64:192].min() == 255
-    assert picture[:64].max() == 0
-    assert picture[192:].max() == 0
+    image = slices.image(1)
+    assert image[64:192].min() == 255
+    assert image[:64].max() == 0
+    assert image[192:].max() == 0
     # A map's padding does not leak into the slice.
     maps = np.where(np.arange(256)[:, None] // 64 % 3 == 0, -100.0, 1.0) * np.ones((256, 256))
     assert np.allclose(slices.to_native(maps), 1.0)
@@ -195,9 +193,10 @@ def test_padding_keeps_the_aspect_in_millimetres_and_stays_black():
 
 @needs_shared_data
 @pytest.mark.parametrize("name", ["Dataset101_Prostate", "Dataset102_Spleen", "Dataset103_AbdomenCTMR"])
-def test_real_scans_flipped_by_hand_give_the_same_pictures(name):
+def test_real_scans_flipped_by_hand_give_the_same_images(name):
     case = read_dataset(SHARED / name).cases[-1]
-    volume, labels = load(case)
+    volume, label_map = load_case(case)
+    labels = label_map.array
     order, flip = (2, 0, 1), (True, False, True)
     other = stored_as(volume, order, flip)
     other_labels = stored_as(Volume(labels, volume.ijk_to_ras), order, flip).array
@@ -206,7 +205,7 @@ def test_real_scans_flipped_by_hand_give_the_same_pictures(name):
     here, there = Slices(volume, spec), Slices(other, spec)
     for i in range(0, len(here), 5):
         assert np.array_equal(here.image(i), there.image(i))
-        assert np.array_equal(here.truth(labels, i), there.truth(other_labels, i))
+        assert np.array_equal(here.label_map(labels, i), there.label_map(other_labels, i))
 
 
 @pytest.mark.parametrize(

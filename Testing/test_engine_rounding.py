@@ -1,15 +1,16 @@
-"""Features rounded where they are, on whatever device, are the cache's own, value by value."""
+"""Features quantised on their own device are what plain numpy makes of them (``quantised.py``), value by value."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from DeSAMSegmentLib.data.features import CODECS, FeatureCache, as_stored
-from DeSAMSegmentLib.engine.rounding import LEVELS, rounded, to_features, to_rounded, to_stored
+from DeSAMSegmentLib.data.feature_cache import CODECS, FeatureCache
+from DeSAMSegmentLib.engine.runtime.features import LEVELS, quantise, to_features, to_stored, widened
 from DeSAMSegmentLib.model.types import Features
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quantised import as_stored, dense
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -38,7 +39,7 @@ def test_every_value_is_what_the_cache_would_keep(
     seed: int, codec: str, size: float, channels: int, device: str
 ) -> None:
     made = features(seed, size, channels)
-    ours, theirs = to_stored(to_rounded(made.to(device), codec)), as_stored(arrays(made), codec)
+    ours, theirs = to_stored(quantise(made.to(device), codec)), as_stored(arrays(made), codec)
     for name in (*LEVELS, "neck"):
         assert ours.arrays[name].dtype == theirs.arrays[name].dtype
         np.testing.assert_array_equal(ours.arrays[name], theirs.arrays[name])
@@ -46,18 +47,18 @@ def test_every_value_is_what_the_cache_would_keep(
             assert ours.scales[name] is None
         else:
             np.testing.assert_array_equal(ours.scales[name], theirs.scales[name])
-    back, dense = rounded(made.to(device), codec), theirs.dense()
+    back, expected = widened(quantise(made.to(device), codec)), dense(theirs)
     for name, tensor in zip((*LEVELS, "neck"), (*back.levels, back.neck), strict=True):
-        np.testing.assert_array_equal(tensor[0].cpu().numpy(), dense[name])
+        np.testing.assert_array_equal(tensor[0].cpu().numpy(), expected[name])
 
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_through_a_file_nothing_more_is_lost(codec: str, tmp_path) -> None:
     made, cache = features(1), FeatureCache(tmp_path, codec=codec)
-    cache.put("a", to_stored(to_rounded(made, codec)))
+    cache.put("a", to_stored(quantise(made, codec)))
     stored = cache.get("a")
     assert stored is not None
-    read, direct = to_features(stored, torch.device("cpu")), rounded(made, codec)
+    read, direct = to_features(stored, torch.device("cpu")), widened(quantise(made, codec))
     assert torch.equal(read.neck, direct.neck)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(read.levels, direct.levels, strict=True))
-    assert not torch.equal(direct.neck, made.neck), "rounding is not nothing"
+    assert not torch.equal(direct.neck, made.neck), "quantising is not nothing"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from DeSAMSegmentLib.engine.options import TrainOptions
-from DeSAMSegmentLib.engine.run_folder import TrainingState
-from DeSAMSegmentLib.engine.schedule import Schedule
+from DeSAMSegmentLib.engine.train.run_folder import TrainingState
+from DeSAMSegmentLib.engine.train.schedule import Schedule
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_the_plan_is_made_at_the_first_validation_and_only_once() -> None:
     assert state.epochs == 25
 
 
-def test_a_run_without_a_plan_is_planned_whenever_it_goes_on() -> None:
+def test_a_run_without_a_plan_is_planned_whenever_it_is_resumed() -> None:
     """An older state.pt knows no plan, and its first validation is long over."""
     state = state_at(7, 240)
     Schedule(TrainOptions(minutes=10), 2).fit_into_minutes(state, late=False)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from DeSAMSegmentLib.data.features import FeatureCache
+from desam_cli.remedies import REMEDIES
+from DeSAMSegmentLib.data.feature_cache import FeatureCache
 from DeSAMSegmentLib.data.volume import Volume
 from DeSAMSegmentLib.engine.events import Finished, Log, SliceDone, Started
-from DeSAMSegmentLib.engine.loading import DeSAM, sam_tensors
 from DeSAMSegmentLib.engine.options import SegmentOptions
-from DeSAMSegmentLib.engine.segment import SegmentResult, segment
+from DeSAMSegmentLib.engine.runtime.loading import DeSAM
+from DeSAMSegmentLib.engine.runtime.session import Session, sam_tensors
+from DeSAMSegmentLib.engine.segment.segment import SegmentResult, segment
 from DeSAMSegmentLib.errors import BadInput
 from DeSAMSegmentLib.model.config import DeSAMConfig
 from DeSAMSegmentLib.model.slice_decoder import SliceDecoder
@@ -37,8 +40,10 @@ def untrained(labels: int = 1, variant: str = "full") -> DeSAM:
     return model.eval()
 
 
-def run(volume: Volume, model: DeSAM, options: SegmentOptions | None = None, **more) -> tuple[list, SegmentResult]:
-    events = list(segment(volume, model, options, encoder=stand_in_encoder(), **more))
+def run(
+    volume: Volume, model: DeSAM, options: SegmentOptions | None = None, cache: FeatureCache | None = None
+) -> tuple[list, SegmentResult]:
+    events = list(segment(volume, model, options, Session(cache=cache, encoder=stand_in_encoder())))
     assert isinstance(events[0], Started)
     assert isinstance(events[-1], Finished)
     return events, events[-1].result
@@ -91,7 +96,7 @@ def test_a_second_run_reads_the_cache_and_gives_the_same_mask(model, tmp_path: P
     first = run(volume, model, BOX, cache=cache)[1].labels
     encoder = stand_in_encoder()
     encoder.encode = lambda images: pytest.fail("the encoder ran although the cache holds every slice")
-    *_, finished = segment(volume, model, BOX, encoder=encoder, cache=cache)
+    *_, finished = segment(volume, model, BOX, Session(cache=cache, encoder=encoder))
     np.testing.assert_array_equal(finished.result.labels, first)
     np.testing.assert_array_equal(run(volume, model, BOX)[1].labels, first)
 
@@ -112,10 +117,10 @@ def test_blank_slices_stay_empty_and_are_never_encoded(model) -> None:
     blank = [0, 1, len(volume.array) - 1]
     volume.array[blank] = 0
     encoder = stand_in_encoder()
-    shown = []
+    shown: list[Any] = []
     encode = encoder.encode
     encoder.encode = lambda images: shown.extend(images) or encode(images)
-    events = list(segment(volume, model, BOX, encoder=encoder))
+    events = list(segment(volume, model, BOX, Session(encoder=encoder)))
     slices = [event for event in events if isinstance(event, SliceDone)]
     assert [event.done for event in slices] == list(range(1, len(volume.array) + 1))
     assert len(shown) == len(volume.array) - len(blank)
@@ -179,21 +184,20 @@ def test_every_ablation_of_table_1_segments(variant) -> None:
     assert run(volume, untrained(variant=variant), options)[1].labels.shape == volume.array.shape
 
 
-def test_running_out_of_memory_shrinks_the_batch_says_so_and_changes_nothing(model, monkeypatch) -> None:
+def test_running_out_of_memory_shrinks_the_batch_says_so_and_changes_nothing_else(model, monkeypatch) -> None:
     volume, _ = ball_volume(shape=(1, 48, 40))
     options = SegmentOptions(mode="grid", points=3, iou_threshold=0.0)
     expected = run(volume, model, options)[1].labels
     original = SliceDecoder.score
 
     def short_of_memory(self, prompts, label=0):
-        if self.model.prompt_batch is None or self.model.prompt_batch > 4:
+        if self.prompt_batch is None or self.prompt_batch > 4:
             raise RuntimeError("CUDA out of memory (test)")
         return original(self, prompts, label)
 
     monkeypatch.setattr(SliceDecoder, "score", short_of_memory)
     events, result = run(volume, model, options)
     monkeypatch.undo()
-    model.prompt_batch = None
     np.testing.assert_array_equal(result.labels, expected)
     assert any("batches of 4" in event.text for event in events if isinstance(event, Log))
 
@@ -201,8 +205,9 @@ def test_running_out_of_memory_shrinks_the_batch_says_so_and_changes_nothing(mod
 def test_a_model_trained_on_other_weights_of_the_same_backbone_is_refused() -> None:
     model = untrained()
     object.__setattr__(model.card, "backbone_sha256", "0" * 64)
-    with pytest.raises(BadInput, match="weights add"):
+    with pytest.raises(BadInput, match=r"trained on other weights of lite_medsam.*000000000000") as refused:
         run(ball_volume()[0], model, BOX)
+    assert "weights add" in refused.value.in_words(REMEDIES)
 
 
 def test_small_islands_are_removed_by_their_area_in_square_millimetres() -> None:

@@ -6,19 +6,23 @@ import csv
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from DeSAMSegmentLib.data.cases import Case
-from DeSAMSegmentLib.data.features import FeatureCache
+from desam_cli.remedies import REMEDIES
+from DeSAMSegmentLib.data.cases import Case, CaseStore
+from DeSAMSegmentLib.data.feature_cache import FeatureCache
+from DeSAMSegmentLib.data.labels import Matcher
 from DeSAMSegmentLib.engine.events import EpochDone, Finished, Log, Progress
-from DeSAMSegmentLib.engine.learner import Learner
-from DeSAMSegmentLib.engine.loading import DeSAM
 from DeSAMSegmentLib.engine.options import SegmentOptions, TrainOptions
-from DeSAMSegmentLib.engine.segment import Segmentation, segment
-from DeSAMSegmentLib.engine.train import TrainResult, train
-from DeSAMSegmentLib.engine.training_set import TrainingSet
-from DeSAMSegmentLib.engine.validation import Score
+from DeSAMSegmentLib.engine.runtime.loading import DeSAM
+from DeSAMSegmentLib.engine.runtime.session import Session
+from DeSAMSegmentLib.engine.segment.segment import segment
+from DeSAMSegmentLib.engine.train.step import Learner
+from DeSAMSegmentLib.engine.train.train import TrainResult, train
+from DeSAMSegmentLib.engine.train.training_set import TrainingSet, common_spec
+from DeSAMSegmentLib.engine.train.validation import ValidationScore
 from DeSAMSegmentLib.errors import BadInput
 from DeSAMSegmentLib.model.types import Features
 from standin import ball_volume, stand_in_encoder
@@ -37,10 +41,15 @@ def ball_cases(count: int, **changes) -> list[Case]:
     return cases
 
 
+def session_with(cache: FeatureCache | None = None) -> Session:
+    """A session with the stand-in encoder."""
+    return Session(cache=cache, encoder=stand_in_encoder())
+
+
 def run(cases, folder, cache, options, resume=False, stop_after=None) -> tuple[list[EpochDone], TrainResult | None]:
     """Trains with the stand-in encoder; closes the generator after ``stop_after`` epochs."""
     epochs, result = [], None
-    events = train(cases, {1: "ball"}, folder, options, cache=cache, encoder=stand_in_encoder(), resume=resume)
+    events: Any = train(cases, {1: "ball"}, folder, options, session_with(cache), resume=resume)
     for event in events:
         if isinstance(event, EpochDone):
             epochs.append(event)
@@ -67,10 +76,10 @@ def test_a_ball_is_learnt_and_found_in_a_volume_never_seen(tmp_path, cache) -> N
     epochs, result = run(ball_cases(3), tmp_path / "run", cache, options)
     assert result is not None
     assert epochs[-1].loss < 0.5 * epochs[0].loss
-    volume, truth = ball_volume(99)
-    *_, finished = segment(volume, DeSAM.load(result.best), encoder=stand_in_encoder())
+    volume, ground_truth = ball_volume(99)
+    *_, finished = segment(volume, DeSAM.load(result.best), session=session_with())
     found = finished.result.labels == 1
-    assert 2 * (found & (truth == 1)).sum() / (found.sum() + truth.sum()) > 0.75
+    assert 2 * (found & (ground_truth == 1)).sum() / (found.sum() + ground_truth.sum()) > 0.75
 
 
 def test_the_same_seed_gives_the_same_losses_and_another_seed_does_not(tmp_path, cache) -> None:
@@ -130,11 +139,11 @@ def test_the_clock_stops_a_run_before_its_first_planned_validation_and_validates
     tmp_path, cache, monkeypatch, minutes, epochs
 ) -> None:
     slow_clock(monkeypatch)
-    monkeypatch.setattr("DeSAMSegmentLib.engine.train.validation_interval", lambda *_: 5)
+    monkeypatch.setattr("DeSAMSegmentLib.engine.train.train.validation_interval", lambda *_: 5)
     said = []
     options = quick(minutes=minutes, epochs=20, batch_size=3, validation_fraction=0.5)
     done = []
-    for event in train(ball_cases(1), {1: "ball"}, tmp_path / "run", options, cache=cache, encoder=stand_in_encoder()):
+    for event in train(ball_cases(1), {1: "ball"}, tmp_path / "run", options, session_with(cache)):
         if isinstance(event, EpochDone):
             done.append(event)
         if isinstance(event, Log):
@@ -149,32 +158,33 @@ def test_an_early_stop_is_explained(tmp_path, cache, monkeypatch) -> None:
     scores = iter([0.9, 0.5, 0.4, 0.3, 0.2])
 
     def falling(*_):
-        yield Score(next(scores), False, {"ball0": {1: 0.9}})
+        yield ValidationScore(next(scores), False, {"ball0": {1: 0.9}})
 
-    monkeypatch.setattr("DeSAMSegmentLib.engine.train.validate", falling)
-    monkeypatch.setattr("DeSAMSegmentLib.engine.train.validation_interval", lambda *_: 2)
+    monkeypatch.setattr("DeSAMSegmentLib.engine.train.train.validate", falling)
+    monkeypatch.setattr("DeSAMSegmentLib.engine.train.train.validation_interval", lambda *_: 2)
     options = quick(epochs=20, patience=2, validation_fraction=0.5)
-    events = list(train(ball_cases(1), {1: "ball"}, tmp_path / "run", options, cache=cache, encoder=stand_in_encoder()))
+    events = list(train(ball_cases(1), {1: "ball"}, tmp_path / "run", options, session_with(cache)))
     done = [event.epoch for event in events if isinstance(event, EpochDone)]
     assert done[-1] == 6, "the best validation, of epoch 2, is followed by two more"
     (said,) = [event.text for event in events if isinstance(event, Log)]
     assert said.startswith("Stopped after epoch 6 of 20: no validation was better than that of epoch 2.")
 
 
-def test_what_validation_has_to_say_is_heard_and_what_the_encoder_says_later_too(tmp_path, cache, monkeypatch) -> None:
-    original, refused = Segmentation._predict, []
+def test_what_is_logged_during_and_after_validation_is_handed_out(tmp_path, cache, monkeypatch) -> None:
+    original = Session.predict
+    refused: list[Any] = []
 
     def moved(self, *arguments):
         if not refused:
             refused.append(True)
-            self.log.append("Out of memory (test).")
+            self.log("Out of memory (test).")
         return original(self, *arguments)
 
-    monkeypatch.setattr(Segmentation, "_predict", moved)
-    encoder, said = stand_in_encoder(), []
-    for event in train(ball_cases(2), {1: "ball"}, tmp_path / "run", quick(), cache=cache, encoder=encoder):
+    monkeypatch.setattr(Session, "predict", moved)
+    session, said = session_with(cache), []
+    for event in train(ball_cases(2), {1: "ball"}, tmp_path / "run", quick(), session):
         if isinstance(event, EpochDone) and event.epoch == 1:
-            encoder.log("Later.")
+            session.log("Later.")
         if isinstance(event, Log):
             said.append(event.text)
     assert said == ["Out of memory (test).", "Later."]
@@ -189,21 +199,19 @@ def test_a_model_that_validation_took_to_the_cpu_comes_back(tmp_path, cache, mon
         return original(self, device)
 
     monkeypatch.setattr(DeSAM, "to", noted)
-    monkeypatch.setattr("DeSAMSegmentLib.engine.train.validate", lambda held_out, model, *_: away(model))
+    monkeypatch.setattr("DeSAMSegmentLib.engine.train.train.validate", lambda held_out, model, *_: away(model))
 
     def away(model):
         model.to("cpu")
         moves.append("validated")
-        yield Score(0.5, False, {"ball0": {1: 0.5}})
+        yield ValidationScore(0.5, False, {"ball0": {1: 0.5}})
 
     run(ball_cases(1), tmp_path / "run", cache, quick(epochs=1))
     assert moves[moves.index("validated") + 1] == "cpu"
 
 
 def test_a_stopped_run_keeps_the_best_model_so_far(tmp_path, cache) -> None:
-    events = train(
-        ball_cases(2), {1: "ball"}, tmp_path / "run", quick(epochs=5), cache=cache, encoder=stand_in_encoder()
-    )
+    events: Any = train(ball_cases(2), {1: "ball"}, tmp_path / "run", quick(epochs=5), session_with(cache))
     for event in events:
         if isinstance(event, Progress) and event.text.startswith("Epoch 2"):
             events.close()
@@ -211,7 +219,7 @@ def test_a_stopped_run_keeps_the_best_model_so_far(tmp_path, cache) -> None:
     assert DeSAM.load(tmp_path / "run" / "best.desam").card.training["epochs"] == 1
 
 
-def test_a_single_batch_a_single_slice_and_a_batch_without_organ_are_trained(tmp_path, cache) -> None:
+def test_a_single_batch_a_single_slice_and_a_background_batch_are_trained(tmp_path, cache) -> None:
     volume, labels = ball_volume(0)
     only_one = np.zeros_like(labels)
     only_one[2] = labels[2]
@@ -226,7 +234,7 @@ def test_a_single_batch_a_single_slice_and_a_batch_without_organ_are_trained(tmp
 def slices_read(case: Case, folder: Path, cache: FeatureCache) -> int:
     """How many slices of a case a training on labelled slices computes features of."""
     options = quick(epochs=1, slices="labelled", validation_fraction=0)
-    events = train([case], {1: "ball"}, folder, options, cache=cache, encoder=stand_in_encoder())
+    events = train([case], {1: "ball"}, folder, options, session_with(cache))
     features = [event for event in events if isinstance(event, Progress) and event.text.startswith("Features")]
     return features[-1].total
 
@@ -239,20 +247,20 @@ def test_labelled_slices_only_means_no_other_slice_is_read(tmp_path, cache) -> N
 
 
 def test_the_last_labelled_slice_is_trained_on(tmp_path, cache) -> None:
-    """The published preparation drops it (E-11)."""
+    """The published preparation drops it (docs/how-it-differs.md)."""
     volume, labels = ball_volume(0)
     drawn = np.zeros_like(labels)
     drawn[2:] = labels[2][None]
     assert slices_read(Case("to the end", volume, drawn), tmp_path / "run", cache) == len(labels) - 2
 
 
-def test_an_epoch_visits_every_labelled_slice_and_its_share_of_empty_ones(tmp_path, cache) -> None:
-    from DeSAMSegmentLib.engine.training_set import TrainingSet, common_spec
-
+def test_an_epoch_visits_every_labelled_slice_and_its_share_of_background_slices(tmp_path, cache) -> None:
     cases = ball_cases(2)
     options = quick(empty_fraction=0.25)
-    data = TrainingSet(cases, [1], common_spec([case.image for case in cases], options), options,
-                       stand_in_encoder(), cache)  # fmt: skip
+    spec = common_spec([case.image for case in cases], options)  # type: ignore[misc]
+    data = TrainingSet(
+        cases, CaseStore(Matcher(["organ"], [1]), tmp_path / "cases"), spec, options, session_with(cache)
+    )
     list(data.prepare())
     order = [number for batch in data.epoch(1) for number, _ in batch]
     full = [number for number in order if not data.examples[number].empty]
@@ -300,8 +308,9 @@ def test_the_numbers_are_written_with_one_line_end_on_every_system(tmp_path, cac
 
 def test_a_run_is_never_overwritten_and_never_resumed_with_other_options(tmp_path, cache) -> None:
     run(ball_cases(2), tmp_path / "run", cache, quick(epochs=1))
-    with pytest.raises(BadInput, match="--resume"):
+    with pytest.raises(BadInput, match="already holds a training run") as refused:
         run(ball_cases(2), tmp_path / "run", cache, quick(epochs=1))
+    assert "--resume" in refused.value.in_words(REMEDIES)
     with pytest.raises(BadInput, match="options"):
         run(ball_cases(2), tmp_path / "run", cache, quick(epochs=2, seed=5), resume=True)
 
@@ -314,11 +323,18 @@ def test_two_labels_are_trained_and_segmented_in_one_run(tmp_path, cache) -> Non
         labels[(labels == 1) & (np.arange(labels.shape[2]) > 20)] = 2
         cases.append(Case(f"half{seed}", volume, labels))
     options = quick(epochs=8, learning_rate=5e-3, validation_fraction=0)
-    *_, finished = train(
-        cases, {1: "left", 2: "right"}, tmp_path / "run", options, cache=cache, encoder=stand_in_encoder()
-    )
+    *_, finished = train(cases, {1: "left", 2: "right"}, tmp_path / "run", options, session_with(cache))
     model = DeSAM.load(finished.result.best)
-    *_, finished = segment(cases[0].image, model, SegmentOptions(), encoder=stand_in_encoder())
+    *_, finished = segment(cases[0].image, model, SegmentOptions(), session_with())
     for value in (1, 2):
-        found, truth = finished.result.labels == value, cases[0].labels == value
-        assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.5
+        found, target = finished.result.labels == value, cases[0].labels == value
+        assert 2 * (found & target).sum() / (found.sum() + target.sum()) > 0.5
+
+
+def test_label_values_above_255_are_learnt_and_found(tmp_path, cache) -> None:
+    volume, labels = ball_volume(0)
+    case = Case("a", volume, labels.astype(np.uint16) * 1001)
+    *_, trained = train([case], {1001: "ball"}, tmp_path / "run", quick(epochs=12), session_with(cache))
+    *_, segmented = segment(volume, trained.result.best, SegmentOptions(), session_with(cache))
+    assert segmented.result.labels.dtype == np.uint16
+    assert set(np.unique(segmented.result.labels)) == {0, 1001}

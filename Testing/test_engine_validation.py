@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from DeSAMSegmentLib.data.cases import Case
-from DeSAMSegmentLib.data.features import FeatureCache
+from DeSAMSegmentLib.data.cases import Case, CaseStore
+from DeSAMSegmentLib.data.feature_cache import FeatureCache
+from DeSAMSegmentLib.data.labels import Matcher
 from DeSAMSegmentLib.data.slices import Slices
 from DeSAMSegmentLib.engine.events import Finished
 from DeSAMSegmentLib.engine.options import SegmentOptions, TrainOptions
-from DeSAMSegmentLib.engine.segment import SegmentResult
-from DeSAMSegmentLib.engine.training_set import TrainingSet, common_spec
-from DeSAMSegmentLib.engine.validation import HeldOut, Score, dice, hold_out, not_worse, validate
+from DeSAMSegmentLib.engine.runtime.session import Session
+from DeSAMSegmentLib.engine.segment.segment import SegmentResult
+from DeSAMSegmentLib.engine.train.training_set import TrainingSet, common_spec
+from DeSAMSegmentLib.engine.train.validation import HeldOut, ValidationScore, dice, hold_out, not_worse, validate
 from standin import ball_volume, stand_in_encoder
 
 
@@ -25,7 +27,9 @@ def cases(names: list[str]) -> list[Case]:
 
 
 def held(some: list[Case], options: TrainOptions):
-    return hold_out(some, [1], common_spec([case.image for case in some], options), options)
+    store = CaseStore(Matcher(["organ"], [1]), Path("nowhere"))  # the balls are in memory already
+    spec = common_spec([case.image for case in some], options)  # type: ignore[misc]
+    return hold_out(some, store, spec, options)
 
 
 def test_whole_patients_are_held_out_never_one_scan_of_them() -> None:
@@ -64,7 +68,10 @@ def test_held_out_slices_are_never_trained_on(tmp_path: Path) -> None:
     some, options = [Case("only", volume, labels)], TrainOptions()
     training, _, excluded = held(some, options)
     spec = common_spec([volume], options)
-    data = TrainingSet(training, [1], spec, options, stand_in_encoder(), FeatureCache(tmp_path), excluded)
+    session = Session(cache=FeatureCache(tmp_path / "cache"), encoder=stand_in_encoder())
+    data = TrainingSet(
+        training, CaseStore(Matcher(["organ"], [1]), tmp_path / "cases"), spec, options, session, excluded
+    )
     list(data.survey())
     trained = {Slices(volume, spec).index(number) for _, number in data.slices}
     assert excluded["only"]
@@ -74,8 +81,8 @@ def test_held_out_slices_are_never_trained_on(tmp_path: Path) -> None:
 def test_of_a_partly_drawn_case_only_the_drawn_slices_are_validated() -> None:
     some = [replace(case, slices="labelled") for case in cases(["a", "b", "c", "d"])]
     _, (case,), _ = held(some, TrainOptions())
-    assert case.positions == set(np.flatnonzero(case.labels.any(axis=(1, 2))).tolist())
-    assert case.slices == len(case.positions) < len(case.labels)
+    assert case.positions == set(np.flatnonzero(case.members.any(axis=(1, 2))).tolist())
+    assert case.slices == len(case.positions) < len(case.members)
 
 
 def test_nothing_is_held_out_when_that_is_asked_for() -> None:
@@ -97,9 +104,9 @@ def test_with_a_single_value_only_a_higher_dice_counts() -> None:
     assert not not_worse([0.899], [0.9])
 
 
-@pytest.mark.parametrize(("predicted", "truth", "expected"), [(2, 2, 1.0), (0, 3, 0.0), (3, 0, 0.0)])
-def test_dice_of_simple_masks(predicted: int, truth: int, expected: float) -> None:
-    assert dice(np.arange(5) < predicted, np.arange(5) < truth) == expected
+@pytest.mark.parametrize(("predicted", "target", "expected"), [(2, 2, 1.0), (0, 3, 0.0), (3, 0, 0.0)])
+def test_dice_of_simple_masks(predicted: int, target: int, expected: float) -> None:
+    assert dice(np.arange(5) < predicted, np.arange(5) < target) == expected
 
 
 def test_dice_of_two_empty_masks_is_undefined_and_not_counted() -> None:
@@ -107,7 +114,7 @@ def test_dice_of_two_empty_masks_is_undefined_and_not_counted() -> None:
 
 
 def test_a_label_that_is_rightly_absent_counts_as_found() -> None:
-    assert Score(0.5, False, {"a": {1: 0.5, 2: float("nan")}}).values == [0.5, 1.0]
+    assert ValidationScore(0.5, False, {"a": {1: 0.5, 2: float("nan")}}).values == [0.5, 1.0]
 
 
 @pytest.mark.parametrize("parts", [1, 2])
@@ -116,22 +123,22 @@ def test_the_largest_component_alone_is_recommended_where_that_is_better(
 ) -> None:
     """The organ has one part or two; two are found."""
     volume, _ = ball_volume(shape=(3, 20, 20))
-    found, truth = np.zeros((2, 3, 20, 20), np.uint8)
+    found, ground_truth = np.zeros((2, 3, 20, 20), np.uint8)
     found[:, 2:10, 2:10] = found[:, 15:18, 15:18] = 1
-    truth[:, 2:10, 2:10] = 1
-    truth[:, 15:18, 15:18] = parts - 1
+    ground_truth[:, 2:10, 2:10] = 1
+    ground_truth[:, 15:18, 15:18] = parts - 1
     card: Any = SimpleNamespace(labels=[SimpleNamespace(value=1)])
 
     class Found:
         def __init__(self, *_: Any, **__: Any) -> None:
             pass
 
-        def events(self, cache: Any) -> Any:
+        def events(self) -> Any:
             yield Finished("segment", 0.0, SegmentResult(found, 0, {}, {}, card))
 
-    monkeypatch.setattr("DeSAMSegmentLib.engine.validation.Segmentation", Found)
-    whole, model = HeldOut("a", volume, truth, None, 3), SimpleNamespace(card=card)
-    *_, score = validate([whole], model, SegmentOptions(), None, None)  # type: ignore[arg-type]
-    assert isinstance(score, Score)
+    monkeypatch.setattr("DeSAMSegmentLib.engine.train.validation.Segmentation", Found)
+    whole, model = HeldOut("a", volume, ground_truth, None, 3), SimpleNamespace(card=card)
+    *_, score = validate([whole], model, SegmentOptions(), None)  # type: ignore[arg-type]
+    assert isinstance(score, ValidationScore)
     assert score.largest_component == (parts == 1)
     assert (score.dice, score.per_case) == (1.0, {"a": {1: 1.0}})

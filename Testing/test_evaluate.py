@@ -1,4 +1,4 @@
-"""An evaluation as its user sees it: events, tables, page and pictures; failures do not stop it."""
+"""An evaluation as its user sees it: events, tables, page and figures; failures do not stop it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import blob
-from DeSAMSegmentLib.data.cases import Case, load, read_dataset
+from DeSAMSegmentLib.data.cases import Case, load_case, read_dataset
 from DeSAMSegmentLib.data.slices import Slices, SliceSpec
-from DeSAMSegmentLib.data.volume import Volume, write_labelmap
-from DeSAMSegmentLib.engine.evaluate import EvaluationResult, evaluate
+from DeSAMSegmentLib.data.volume import Volume
+from DeSAMSegmentLib.data.writing import write_labelmap
+from DeSAMSegmentLib.engine.evaluate.evaluate import EvaluationResult, evaluate
+from DeSAMSegmentLib.engine.evaluate.metrics import Metrics
+from DeSAMSegmentLib.engine.evaluate.report import number, page, write_markdown
+from DeSAMSegmentLib.engine.evaluate.scores import Score, read_scores, summarise, write_scores
 from DeSAMSegmentLib.engine.events import CaseDone, CaseFailed, Event, Finished, Log, Progress, Saved, Started
-from DeSAMSegmentLib.engine.metrics import Metrics
-from DeSAMSegmentLib.engine.pictures import choose_slices, draw_case
-from DeSAMSegmentLib.engine.report import Row, number, page, summarise, table
+from DeSAMSegmentLib.engine.figures import choose_slices, draw_case
+from DeSAMSegmentLib.engine.runtime.session import Session
 from DeSAMSegmentLib.errors import BadDataset, BadInput, BadLabels, DiskFull
 
 
@@ -26,9 +29,9 @@ def predictions(dataset: Path, tmp_path: Path) -> Path:
     """Label maps of the data set's cases, the second one moved by two pixels."""
     folder = tmp_path / "predictions"
     for shift, case in enumerate(read_dataset(dataset).cases):
-        volume, labels = load(case)
+        volume, labels = load_case(case)
         assert labels is not None
-        write_labelmap(folder / f"{case.name}.nii.gz", np.roll(labels, 2 * shift, 2), volume)
+        write_labelmap(folder / f"{case.name}.nii.gz", np.roll(labels.array, 2 * shift, 2), volume)
     return folder
 
 
@@ -83,7 +86,7 @@ def test_the_summary_has_the_mean_of_cases_and_the_mean_of_domains(
     assert dice["cases"] == 2
 
 
-def test_the_page_names_means_cases_and_pictures(dataset: Path, predictions: Path, tmp_path: Path) -> None:
+def test_the_page_shows_means_cases_and_figures(dataset: Path, predictions: Path, tmp_path: Path) -> None:
     run(dataset, tmp_path / "report", predictions=predictions)
     text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert "| blob | **all cases** | 2 | 0.938 ± 0.088 |" in text
@@ -115,7 +118,7 @@ def test_a_full_disk_ends_the_evaluation(
     def full(*_: object) -> None:
         raise DiskFull("The disk is full.")
 
-    monkeypatch.setattr("DeSAMSegmentLib.engine.pictures.draw_case", full)
+    monkeypatch.setattr("DeSAMSegmentLib.engine.figures.draw_case", full)
     with pytest.raises(DiskFull):
         run(dataset, tmp_path / "report", predictions=predictions)
 
@@ -123,24 +126,25 @@ def test_a_full_disk_ends_the_evaluation(
 def test_a_model_is_run_scored_and_its_label_maps_are_kept(
     dataset: Path, untrained_model: Path, quick_encoder: None, tmp_path: Path
 ) -> None:
-    events, result = run(dataset, tmp_path / "report", model=untrained_model, device="cpu")
+    events, result = run(dataset, tmp_path / "report", session=Session("cpu"), model=untrained_model)
     assert (tmp_path / "report" / "predictions" / "north_1.nii.gz").is_file()
     assert [(e.text, e.total) for e in events if isinstance(e, Progress)][:1] == [("north_1", 4)]
     assert not result.failed
     # the model's own label maps, scored again as finished ones, give the same figures
     _, again = run(dataset, tmp_path / "again", predictions=tmp_path / "report" / "predictions")
-    assert [row.metrics for row in again.rows] == [row.metrics for row in result.rows]
+    assert [score.metrics for score in again.scores] == [score.metrics for score in result.scores]
 
 
 def test_labels_the_model_does_not_know_are_named_and_left_out(
     dataset: Path, untrained_model: Path, quick_encoder: None, tmp_path: Path
 ) -> None:
     cases = read_dataset(dataset).cases[:1]
-    events = list(evaluate(cases, {1: "blob", 7: "tail"}, tmp_path / "r", model=untrained_model, device="cpu"))
-    assert any(isinstance(event, Log) and "7 (tail)" in event.text for event in events)
+    events = list(evaluate(cases, {1: "blob", 7: "tail"}, tmp_path / "r", Session("cpu"), model=untrained_model))
+    assert any(isinstance(event, Log) and "does not know tail" in event.text for event in events)
     assert set(events[-1].summary) == {"blob"}
-    with pytest.raises(BadLabels, match=r"knows the labels 1 \(blob\), the data set has 7 \(tail\)"):
-        list(evaluate(cases, {7: "tail"}, tmp_path / "r", model=untrained_model, device="cpu"))
+    two = {7: "tail", 8: "head"}
+    with pytest.raises(BadLabels, match="finds blob; the data set has tail, head"):
+        list(evaluate(cases, two, tmp_path / "r", Session("cpu"), model=untrained_model))
 
 
 def test_questions_that_make_no_sense_are_refused(dataset: Path, tmp_path: Path) -> None:
@@ -153,76 +157,79 @@ def test_questions_that_make_no_sense_are_refused(dataset: Path, tmp_path: Path)
         next(evaluate(cases, {1: "blob"}, tmp_path, predictions=tmp_path / "nowhere"))
 
 
-def test_a_case_without_truth_fails(dataset: Path, predictions: Path, tmp_path: Path) -> None:
+def test_a_case_without_ground_truth_fails(dataset: Path, predictions: Path, tmp_path: Path) -> None:
     cases = [replace(case, labels=None) for case in read_dataset(dataset).cases]
     *_, finished = evaluate(cases, {1: "blob"}, tmp_path / "report", predictions=predictions)
     assert set(finished.result.failed) == {"north_1", "south_1"}
 
 
-# ---- the report
-# --------------------------------------------------------------------------------------------------
+# ---- the report ----
 
 
-def rows(*values: tuple[str, str, float | None]) -> list[Row]:
+def scores_of(*values: tuple[str, str, float | None]) -> list[Score]:
     made = []
     for case, domain, dice in values:
         metrics = Metrics(dice=dice, volume_error_percent=None if dice is None else (dice - 0.5) * 100)
-        made += [Row(case, domain, "organ", protocol, metrics) for protocol in ("labelled", "all", "reference")]
+        made += [Score(case, domain, "organ", protocol, metrics) for protocol in ("labelled", "all", "reference")]
     return made
 
 
 def test_the_mean_of_domains_weighs_domains_not_cases() -> None:
-    dice = summarise(rows(("a", "x", 0.9), ("b", "x", 0.7), ("c", "y", 0.2)))["organ"]["all"]["dice"]
+    dice = summarise(scores_of(("a", "x", 0.9), ("b", "x", 0.7), ("c", "y", 0.2)))["organ"]["all"]["dice"]
     assert dice["mean"] == pytest.approx(0.6)
     assert dice["mean_of_domains"] == pytest.approx((0.8 + 0.2) / 2)
 
 
-def test_undefined_values_stay_out_of_the_mean_and_are_empty_cells() -> None:
-    made = rows(("a", "x", 0.9), ("b", "x", None))
+def test_undefined_values_stay_out_of_the_mean_and_are_empty_cells(tmp_path: Path) -> None:
+    made = scores_of(("a", "x", 0.9), ("b", "x", None))
     summary = summarise(made)
     assert summary["organ"]["all"]["dice"]["mean"] == pytest.approx(0.9)
     assert summary["organ"]["all"]["dice"]["cases"] == 1
-    assert table(made).splitlines()[4].startswith("b,x,organ,labelled,,,,,")
+    table = tmp_path / "metrics.csv"
+    write_scores(table, made)
+    assert table.read_text(encoding="utf-8").splitlines()[4].startswith("b,x,organ,labelled,,,,,")
+    assert read_scores(table) == made
 
 
 def test_over_and_undershoot_do_not_cancel_in_the_mean_volume_error() -> None:
-    error = summarise(rows(("a", "x", 0.9), ("b", "x", 0.1)))["organ"]["all"]["volume_error_percent"]
+    error = summarise(scores_of(("a", "x", 0.9), ("b", "x", 0.1)))["organ"]["all"]["volume_error_percent"]
     assert error["mean"] == pytest.approx(40.0)
 
 
 def test_a_page_without_any_scored_case_can_be_written(tmp_path: Path) -> None:
-    text = page(tmp_path, [], {}, {"a": "It is broken."}, {"source": "model x", "device": "CPU"})
-    assert "- a: It is broken." in text
+    result = EvaluationResult(tmp_path, failed={"a": "It is broken."})
+    blocks = page(result, {"source": "model x", "device": "CPU"})
+    text = write_markdown(tmp_path, "Evaluation", blocks).read_text(encoding="utf-8")
+    assert "| a | It is broken. |" in text
     assert number(None) == "-"
 
 
-# ---- pictures
-# ----------------------------------------------------------------------------------------------------
+# ---- figures ----
 
 
-def picture_slices(array: np.ndarray) -> Slices:
+def axial_slices(array: np.ndarray) -> Slices:
     volume = Volume(array.astype(np.int16), np.diag([0.8, 0.9, 3.0, 1.0]), name="made")
     return Slices(volume, SliceSpec.for_volume(volume, axis="axial"))
 
 
-def test_the_pictured_slices_are_the_worst_the_median_and_the_largest() -> None:
-    truth = np.zeros((7, 40, 40), np.uint8)
+def test_the_drawn_slices_are_the_worst_the_median_and_the_largest() -> None:
+    ground_truth = np.zeros((7, 40, 40), np.uint8)
     for index, size in enumerate((4, 8, 20, 8, 8)):
-        truth[index, 5 : 5 + size, 5 : 5 + size] = 1
-    prediction = truth.copy()
+        ground_truth[index, 5 : 5 + size, 5 : 5 + size] = 1
+    prediction = ground_truth.copy()
     prediction[1] = 0  # the worst
     prediction[3, 5:7] = 0
-    chosen = choose_slices(picture_slices(truth), truth, prediction, None)
+    chosen = choose_slices(axial_slices(ground_truth), ground_truth, prediction, None)
     why = {reason: dice for _, reason, dice in chosen}
     assert why["lowest Dice"] == 0.0
     assert why["largest area"] == 1.0
     assert len(chosen) == 3
 
 
-def test_a_volume_without_any_label_still_gets_a_picture(tmp_path: Path) -> None:
+def test_a_volume_without_any_label_still_gets_a_figure(tmp_path: Path) -> None:
     nothing = np.zeros((3, 20, 30), np.uint8)
     image = np.arange(nothing.size).reshape(nothing.shape)
-    draw_case(tmp_path / "p.png", "nothing", picture_slices(image), nothing, nothing, {1: "organ"})
+    draw_case(tmp_path / "p.png", "nothing", axial_slices(image), nothing, nothing, ["organ"])
     assert (tmp_path / "p.png").stat().st_size > 1000
 
 
@@ -230,7 +237,7 @@ def test_pyplot_is_left_alone(tmp_path: Path) -> None:
     import matplotlib.pyplot
 
     image, labels = blob()
-    draw_case(tmp_path / "p.png", "blob", picture_slices(image), labels, labels, {1: "blob"})
+    draw_case(tmp_path / "p.png", "blob", axial_slices(image), labels, labels, ["blob"])
     assert matplotlib.pyplot.get_fignums() == []
 
 
@@ -240,5 +247,5 @@ def test_case_objects_in_memory_need_no_files(tmp_path: Path) -> None:
     write_labelmap(tmp_path / "memory.nii.gz", labels, volume)
     case = Case("memory", volume, labels, slices="labelled")
     *_, finished = evaluate([case], {1: "blob"}, tmp_path / "report", predictions=tmp_path)
-    scores = {row.protocol: row.metrics for row in finished.result.rows}
+    scores = {score.protocol: score.metrics for score in finished.result.scores}
     assert (scores["all"].dice, scores["all"].slices) == (1.0, 3)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from DeSAMSegmentLib.engine.events import Progress
 from DeSAMSegmentLib.jobs import protocol
-from DeSAMSegmentLib.jobs.client import ANSWER_SECONDS, CANCEL_SECONDS, Client, JobEnd, words_for_death
+from DeSAMSegmentLib.jobs.client import ANSWER_SECONDS, CANCEL_SECONDS, Client, JobEnd, error_of_death, no_answer
 from DeSAMSegmentLib.jobs.requests import DownloadRequest
 
 REQUEST = DownloadRequest("medsam")
@@ -63,7 +64,7 @@ def test_the_process_starts_with_the_first_request_and_stays_for_the_second(desk
     assert desk.process.starts == 0
     for _ in range(2):
         identifier = desk.submit()
-        desk.process.says({"id": identifier, "end": {"how": "finished", "what": "", "do": ""}})
+        desk.process.says({"id": identifier, "end": {"how": "finished", "error": None}})
         desk.client.drain()
     assert desk.process.starts == 1
     assert [end.how for end in desk.ends] == ["finished", "finished"]
@@ -114,7 +115,8 @@ def test_a_worker_that_never_takes_its_request_is_given_up_with_words(desk: Desk
     desk.client.tick()
     assert desk.killed == [4711]
     assert [end.how for end in desk.ends] == ["failed"]
-    assert "does not answer" in desk.ends[0].text
+    assert "does not answer" in desk.ends[0].error.what
+    assert "Try again" in desk.ends[0].error.do
     assert not desk.process.alive
 
 
@@ -148,8 +150,8 @@ def test_a_killed_worker_fails_the_job_once_and_the_next_one_starts_a_new_proces
     desk.process.alive = False
     desk.process.on_exit(0, 9)
     assert len(desk.ends) == 1
-    assert "memory" in desk.ends[0].text
-    assert "try again" in desk.ends[0].text
+    assert "memory" in str(desk.ends[0].error)
+    assert "try again" in str(desk.ends[0].error)
     desk.submit()
     assert desk.process.starts == 2
 
@@ -174,12 +176,12 @@ def test_what_one_worker_wrote_before_it_died_explains_that_death_and_no_later_o
     desk.process.on_output(b'{"id": 1, "eve')
     desk.process.alive = False
     desk.process.on_exit(1, 0)
-    assert "No module named 'torch'" in desk.ends[0].text
+    assert "No module named 'torch'" in str(desk.ends[0].error)
     identifier = desk.submit()
     desk.process.says({"id": identifier, "event": Progress("whole", 1, 2)})
     desk.process.on_exit(0, 9)
     assert desk.events == [Progress("whole", 1, 2)]
-    assert "memory ran out" in desk.ends[1].text
+    assert "memory ran out" in str(desk.ends[1].error)
 
 
 def test_half_a_line_of_a_dead_worker_does_not_spoil_the_first_of_the_next(desk: Desk) -> None:
@@ -197,23 +199,59 @@ def test_a_second_request_while_busy_is_a_mistake_of_the_caller(desk: Desk) -> N
         desk.submit()
 
 
-@pytest.mark.parametrize(
-    ("code", "signal_number", "errors", "started", "expected"),
-    [
-        (0, 9, [], True, "memory ran out"),
-        (137, 0, [], True, "memory ran out"),
-        (0, 11, [], True, "crashed (signal 11)"),
-        (1, 0, ["error: [python-real] exit abnormally - Report the problem."], True, "memory ran out"),
-        (1, 0, ["error: [python-real] exit abnormally - Report the problem."], False, "memory ran out"),
-        (1, 0, ["ModuleNotFoundError: No module named 'torch'"], False, "Install the packages"),
-        (1, 0, ["ImportError: DLL load failed while importing _C"], False, "cannot be loaded"),
-        (1, 0, ["Traceback", "OSError: bad"], False, "could not start (OSError: bad)"),
-        (3, 0, [], True, "exit code 3"),
-    ],
-)
+DEATHS = [
+    (0, 9, [], True, "memory ran out"),
+    (137, 0, [], True, "memory ran out"),
+    (0, 11, [], True, "crashed (signal 11)"),
+    (1, 0, ["error: [python-real] exit abnormally - Report the problem."], True, "memory ran out"),
+    (1, 0, ["error: [python-real] exit abnormally - Report the problem."], False, "memory ran out"),
+    (1, 0, ["ModuleNotFoundError: No module named 'torch'"], False, "Install"),
+    (1, 0, ["ImportError: DLL load failed while importing _C"], False, "cannot be loaded"),
+    (1, 0, ["Traceback", "OSError: bad"], False, "could not start (OSError: bad)"),
+    (3, 0, [], True, "exit code 3"),
+]
+
+
+@pytest.mark.parametrize(("code", "signal_number", "errors", "started", "expected"), DEATHS)
 def test_every_death_is_put_into_words_with_something_to_try(
     code: int, signal_number: int, errors: list[str], started: bool, expected: str
 ) -> None:
-    text = words_for_death(code, signal_number, errors, started)
-    assert expected in text
-    assert any(word in text for word in ("again", "Install"))
+    error = error_of_death(code, signal_number, errors, started)
+    assert expected in str(error)
+    assert any(word in error.do for word in ("again", "Install"))
+    assert error.kind
+
+
+def test_the_panel_says_where_to_find_what_a_death_asks_for() -> None:
+    """The panel's own remedies, by the errors' kinds."""
+    import host
+
+    host.start()
+    remedies = importlib.import_module("DeSAMSegmentLib.panel.kit.remedies")
+    for *death, expected in DEATHS:
+        text = remedies.inWords(error_of_death(*death))
+        assert expected in text
+        assert any(word in text for word in ("again", "Install"))
+    in_words = {error.kind: remedies.inWords(error) for error in (error_of_death(*death) for *death, _ in DEATHS)}
+    assert "Install the packages in the Advanced section, then try again." in in_words["package-missing"]
+    assert "Install the packages again in the Advanced section." in in_words["package-broken"]
+    assert "choose the CPU as device in the Advanced section, then try again." in in_words["worker-lost"]
+    assert "choose the CPU as device in the Advanced section" in in_words["worker-crashed"]
+    assert "Install the packages again in the Advanced section." in in_words["worker-no-start"]
+    assert "restart Slicer, and see whether a virus scanner" in remedies.inWords(no_answer())
+
+
+def test_the_error_of_a_failed_job_arrives_with_its_kind_and_data(desk: Desk) -> None:
+    identifier = desk.submit()
+    told = {
+        "what": "There are no weights.",
+        "do": "Get them.",
+        "kind": "weights-url",
+        "data": {"size": "3 MB"},
+    }
+    desk.process.says({"id": identifier, "end": {"how": "failed", "error": told}})
+    desk.client.drain()
+    error = desk.ends[0].error
+    assert desk.ends[0].failed
+    assert (error.what, error.do, error.kind, error.data) == (told["what"], told["do"], told["kind"], told["data"])
+    assert error.in_words({"weights-url": "Fetch {size}."}) == "There are no weights. Fetch 3 MB."

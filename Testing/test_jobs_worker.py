@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -10,20 +11,23 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+import torch
 from DeSAMSegmentLib.engine.events import Event, Progress
 from DeSAMSegmentLib.errors import BadVolume
 from DeSAMSegmentLib.jobs import protocol
-from DeSAMSegmentLib.jobs.client import Client, JobEnd
-from DeSAMSegmentLib.jobs.process import WORKER_ARGUMENTS, SubprocessProcess, worker_environment
+from DeSAMSegmentLib.jobs.client import WORKER_ARGUMENTS, Client, JobEnd, worker_environment
 from DeSAMSegmentLib.jobs.requests import DownloadRequest
 from DeSAMSegmentLib.jobs.runner import Runner
 from DeSAMSegmentLib.jobs.worker import Worker
+from DeSAMSegmentLib.model.registry import BACKBONES
+from subprocess_worker import SubprocessProcess
 
 
 class Counting:
@@ -67,13 +71,13 @@ def test_requests_are_answered_in_order_with_one_end_each() -> None:
 def test_a_request_that_fails_says_why_and_the_next_one_is_served(request_text: str, what: str) -> None:
     messages = replies(ask(1, request_text), ask(2, "1"))
     ends = [m["end"] for m in messages if "end" in m]
-    assert what in ends[0]["what"]
-    assert ends[0]["do"]
+    assert what in ends[0]["error"]["what"]
+    assert ends[0]["error"]["do"]
     assert ends[1]["how"] == "finished"
 
 
 @pytest.mark.parametrize("line", [b"hello\n", b"[]\n", b'{"id": 7}\n', b'{"id": 7, "request": {"~": "no"}}\n'])
-def test_nonsense_gets_an_answer_and_is_survived(line: bytes) -> None:
+def test_a_malformed_line_is_answered_and_the_next_request_is_served(line: bytes) -> None:
     messages = replies(line, ask(1, "1"))
     ends = [m["end"]["how"] for m in messages if "end" in m]
     assert sorted(ends) == ["failed", "finished"]
@@ -124,13 +128,43 @@ def test_the_arrays_of_a_job_are_gone_when_the_next_one_begins() -> None:
     assert [event["~"] for event in events if isinstance(event, dict)] == ["npy"] * 3
 
 
+class NamedBackbone(torch.nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.spec = BACKBONES[name]
+
+
 def test_one_encoder_is_kept_warm_and_no_second_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("DeSAMSegmentLib.engine.loading.load_backbone", lambda backbone, device: object())
+    made: list[weakref.ref[NamedBackbone]] = []
+
+    def build(name: str, tensors: object) -> NamedBackbone:
+        gc.collect()
+        assert not [each for each in made if each() is not None], "the encoder before is still in memory"
+        backbone = NamedBackbone(name)
+        made.append(weakref.ref(backbone))
+        return backbone
+
+    monkeypatch.setattr("DeSAMSegmentLib.engine.runtime.session._backbone_tensors", lambda name: (None, name))
+    monkeypatch.setattr("DeSAMSegmentLib.engine.runtime.session.build_backbone", build)
     runner = Runner()
-    first = runner._encoder("vit_h", "cpu")
-    assert runner._encoder("vit_h", "cpu") is first
-    second = runner._encoder("vit_l", "cpu")
-    assert list(runner._encoders.values()) == [second]
+    session = runner.session("cpu")
+    first = session.begin("vit_h")
+    assert runner.session("cpu") is session
+    assert session.begin("vit_h") is first
+    del first
+    second = session.begin("vit_l")
+    assert session.encoder is second
+    assert (len(made), made[0](), made[1]()) == (2, None, second.backbone)
+
+
+def test_another_device_ends_the_session_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner()
+    session = runner.session("auto")
+    ended = weakref.ref(session)
+    del session
+    assert runner.session("cpu").chosen_device == torch.device("cpu")
+    gc.collect()
+    assert ended() is None
 
 
 def is_gone(process: psutil.Process) -> bool:
@@ -176,7 +210,7 @@ def test_a_child_killed_in_the_middle_ends_the_job_with_words() -> None:
         process.poll(0.05)
         client.drain()
     assert ends[0].failed
-    assert "kept" in ends[0].text or "start" in ends[0].text
+    assert "kept" in str(ends[0].error) or "start" in str(ends[0].error)
 
 
 def test_what_prints_does_not_disturb_the_messages() -> None:
@@ -189,7 +223,7 @@ def test_what_prints_does_not_disturb_the_messages() -> None:
     assert all(text in done.stderr for text in (b"from python", b"from a child", b"from C"))
 
 
-def test_who_looks_at_standard_input_finds_nothing_and_takes_no_request() -> None:
+def test_code_that_reads_standard_input_finds_nothing_and_steals_no_request() -> None:
     code = (
         "import os, sys; from DeSAMSegmentLib.jobs import worker as w; source = w._private_stdin();"
         "print(repr(sys.stdin.read()), os.read(0, 10), source.readline())"

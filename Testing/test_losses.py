@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from DeSAMSegmentLib.engine.losses import Objective
+from DeSAMSegmentLib.engine.train.step import Objective
 from torch.nn import functional as F
 
 
@@ -45,7 +45,7 @@ def test_the_published_code_trained_on_dice_and_an_l1_only(batch) -> None:
     torch.testing.assert_close(parts.iou, (iou - inside).abs().mean())
 
 
-def test_a_batch_without_any_organ_has_a_finite_gradient() -> None:
+def test_a_batch_of_background_slices_has_a_finite_gradient() -> None:
     logits = torch.randn(2, 1, 16, 16, requires_grad=True)
     parts = Objective()(logits, torch.zeros(2, 1, 16, 16), torch.tensor([0.3, 0.4]), torch.zeros(2))
     parts.total.backward()

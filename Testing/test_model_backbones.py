@@ -11,9 +11,10 @@ import formula
 import pytest
 import torch
 from DeSAMSegmentLib.model import image_encoder, sam
-from DeSAMSegmentLib.model.backbones import BACKBONES, build_backbone
+from DeSAMSegmentLib.model.backbones import build_backbone
 from DeSAMSegmentLib.model.config import DeSAMConfig
 from DeSAMSegmentLib.model.desam import DeSAM
+from DeSAMSegmentLib.model.registry import BACKBONES
 from DeSAMSegmentLib.model.types import Prompts
 
 TOLERANCE = 1e-4
@@ -39,12 +40,6 @@ def weights_of_the_fixture(weights):
     return {n: torch.zeros_like(t) if "attention_biases" in n else t for n, t in weights.items()}
 
 
-def difference(ours: torch.Tensor, theirs) -> float:
-    theirs = torch.from_numpy(theirs)
-    assert ours.shape == theirs.shape
-    return float((ours - theirs).abs().max())
-
-
 def test_vit_b_gives_the_published_levels_and_neck():
     stored = formula.fixture_arrays("encoder_vit_b_salt0.npz")
     shapes = json.loads(formula.fixture("state_dict_vit_b_encoder.json").read_text(encoding="utf-8"))
@@ -52,8 +47,8 @@ def test_vit_b_gives_the_published_levels_and_neck():
     with torch.no_grad():
         levels, neck = backbone.encoder(formula.values("input.image", (1, 3, 1024, 1024)))
     for i, level in enumerate(levels):
-        assert difference(level[:, ::12, ::4, ::4], stored[f"level{i}"]) < TOLERANCE
-    assert difference(neck[:, ::4, ::4, ::4], stored["neck"]) < TOLERANCE
+        assert stored.difference(f"level{i}", level[:, ::12, ::4, ::4]) < TOLERANCE
+    assert stored.difference("neck", neck[:, ::4, ::4, ::4]) < TOLERANCE
 
 
 def test_the_own_tiny_vit_gives_lite_medsams_features(weights_of_the_fixture):
@@ -63,8 +58,8 @@ def test_the_own_tiny_vit_gives_lite_medsams_features(weights_of_the_fixture):
         with torch.no_grad():
             levels, neck = build_backbone("lite_medsam", weights_of_the_fixture, taps=taps).encoder(image)
         for tap, level in zip(taps, levels, strict=True):
-            assert difference(level[0, ::8, ::4, ::4], stored[tap]) < TOLERANCE, tap
-        assert difference(neck[0, ::8, ::4, ::4], stored["neck"]) < TOLERANCE
+            assert stored.difference(tap, level[0, ::8, ::4, ::4]) < TOLERANCE, tap
+        assert stored.difference("neck", neck[0, ::8, ::4, ::4]) < TOLERANCE
 
 
 def test_prim_from_lite_medsam_drives_its_own_coupled_decoder(weights, weights_of_the_fixture):
@@ -82,8 +77,8 @@ def test_prim_from_lite_medsam_drives_its_own_coupled_decoder(weights, weights_o
         tokens, seen = prim.transformer(neck + model.prompt_encoder.no_mask(), pe, prim.tokens(sparse))
         upscaled = head.output_upscaling(seen.transpose(1, 2).reshape(1, 256, 64, 64))
         mask = (head.output_hypernetworks_mlps[0](tokens[:, 1]) @ upscaled.flatten(2)[0]).view(256, 256)
-        assert difference(mask[::2, ::2], stored["box_low_res_logits"]) < 1e-3  # logits up to 20
-        assert difference(prim.iou_head(tokens[:, 0])[None], stored["box_iou"]) < TOLERANCE
+        assert stored.difference("box_low_res_logits", mask[::2, ::2]) < 1e-3  # logits up to 20
+        assert stored.difference("box_iou", prim.iou_head(tokens[:, 0])[None]) < TOLERANCE
 
 
 def test_a_grey_slice_of_any_size_gives_features_of_the_promised_shape(weights):
@@ -116,7 +111,7 @@ def test_a_vit_in_half_precision_is_close():
     vit = image_encoder.ImageEncoder(32, 3, 2, global_blocks=(3,), taps=(1, 2, 3)).requires_grad_(False)
     image = formula.values("image", (1, 3, 1024, 1024))
     levels, neck = vit(image)
-    vit.half_precision(torch.bfloat16)
+    vit.finish(torch.bfloat16)
     rough_levels, rough_neck = vit(image)
     assert rough_neck.dtype == torch.float32
     for rough, exact in ((rough_neck, neck), *zip(rough_levels, levels, strict=True)):

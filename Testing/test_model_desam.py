@@ -8,21 +8,23 @@ from pathlib import Path
 import formula
 import pytest
 import torch
-from DeSAMSegmentLib.model.config import VARIANTS, DeSAMConfig
+from DeSAMSegmentLib.model.config import DeSAMConfig
 from DeSAMSegmentLib.model.desam import DeSAM
-from DeSAMSegmentLib.model.instance_norm import (
+from DeSAMSegmentLib.model.kernels import (
+    channels_last,
     instance_norm,
     instance_norm_with_statistics,
     normalise_elsewhere,
     normalise_on_cpu,
 )
-from DeSAMSegmentLib.model.layout import channels_last
+from DeSAMSegmentLib.model.pdmm import ResidualBlock, SqueezeExcitation
 from DeSAMSegmentLib.model.prim_slice import PrimSlice
 from DeSAMSegmentLib.model.prompt_encoder import PromptEncoder
-from DeSAMSegmentLib.model.residual_block import ResidualBlock, SqueezeExcitation
+from DeSAMSegmentLib.model.slice_decoder import SliceDecoder
 from DeSAMSegmentLib.model.types import Features, Prompts
 from small_model import small, small_features
 
+VARIANTS = ("full", "pdmm_only", "no_iou_head", "no_fusion")  # of the paper; research/ has more
 POINTS = torch.tensor([[100.0, 60.5], [30.0, 200.0], [128.0, 128.0]])
 
 
@@ -72,19 +74,18 @@ def test_prims_mixture_form_equals_the_plain_transformer():
     prim, encoder = model.prim[0], model.prompt_encoder
     image, sparse = features.neck + encoder.no_mask(), encoder(Prompts.grid(3, 256))
     with torch.no_grad():
-        token, embedding = prim(image, sparse[None], encoder.image_pe())
+        tokens, embedding = prim(image, sparse[None], encoder.image_pe())
         fast_token, fast_embedding = PrimSlice(prim, image, encoder.image_pe()).read(prim.tokens(sparse))
-    torch.testing.assert_close(fast_token, token[0], atol=2e-5, rtol=0)
+    torch.testing.assert_close(fast_token, tokens[0, :, 0], atol=2e-5, rtol=0)
     torch.testing.assert_close(fast_embedding, embedding[0], atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("batch", [None, 2])
 def test_scoring_first_gives_the_masks_of_decoding_all(batch):
     model, features = small(), small_features()
-    model.prompt_batch = batch
     prompts = Prompts.points(POINTS)
-    all_of_them = model.decode(features, prompts)
-    decoder = model.begin(features)
+    all_of_them = SliceDecoder(model, features, prompt_batch=batch).decode(prompts)
+    decoder = SliceDecoder(model, features, prompt_batch=batch)
     iou = decoder.score(prompts)
     torch.testing.assert_close(iou, all_of_them.iou, atol=1e-5, rtol=0)
     picked = decoder.masks([2, 0])
@@ -95,11 +96,10 @@ def test_scoring_first_gives_the_masks_of_decoding_all(batch):
 @pytest.mark.parametrize(("planned", "read"), [(None, 9), (32, 9), (4, 4)])
 def test_a_plan_makes_batches_smaller_and_never_larger(planned, read, monkeypatch):
     model, features = small(), small_features()
-    model.prompt_batch = planned
     sizes = []
     tokens = PrimSlice.iou_token
     monkeypatch.setattr(PrimSlice, "iou_token", lambda self, *args: sizes.append(len(args[1])) or tokens(self, *args))
-    model.begin(features).score(Prompts.grid(6, 256))
+    SliceDecoder(model, features, prompt_batch=planned).score(Prompts.grid(6, 256))
     assert max(sizes) == read
     assert sum(sizes) == 36
 

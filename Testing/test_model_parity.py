@@ -28,12 +28,6 @@ def test_the_tests_know_the_published_tensors_by_name_and_shape(width):
     assert {n: tuple(shape) for n, shape in listed.items()} == formula.published_shapes([width] * 3)
 
 
-def difference(ours: torch.Tensor, theirs) -> float:
-    theirs = torch.from_numpy(theirs)
-    assert ours.shape == theirs.shape
-    return float((ours - theirs).abs().max())
-
-
 @pytest.mark.parametrize("kind", ["points", "box"])
 def test_an_imported_checkpoint_decodes_as_the_published_code_does(imported, kind):
     model, features, stored = imported
@@ -42,17 +36,17 @@ def test_an_imported_checkpoint_decodes_as_the_published_code_does(imported, kin
     else:
         prompts = Prompts.box(torch.from_numpy(stored["box_xyxy"]))
     with torch.no_grad():
-        assert difference(model.prompt_encoder(prompts), stored[f"{kind}_sparse"]) < TOLERANCE
+        assert stored.difference(f"{kind}_sparse", model.prompt_encoder(prompts)) < TOLERANCE
         decoded = model.decode(features, prompts)
-        assert difference(decoded.iou[:, None], stored[f"{kind}_iou"]) < TOLERANCE
-        assert difference(decoded.logits, stored[f"{kind}_logits"]) < TOLERANCE
+        assert stored.difference(f"{kind}_iou", decoded.iou[:, None]) < TOLERANCE
+        assert stored.difference(f"{kind}_logits", decoded.logits) < TOLERANCE
         assert decoded.logits.std() > 0.1
 
 
 def test_the_mask_embedding_of_the_box_is_the_published_one(imported):
     model, features, stored = imported
     embedding = model.embed_box(features)[0]
-    assert difference(embedding[:, ::16, ::4, ::4], stored["box_mask_embedding"]) < TOLERANCE
+    assert stored.difference("box_mask_embedding", embedding[:, ::16, ::4, ::4]) < TOLERANCE
 
 
 def test_training_and_inference_compute_the_same_mask(imported):
@@ -60,5 +54,5 @@ def test_training_and_inference_compute_the_same_mask(imported):
     xy = torch.from_numpy(stored["points_xy"][:, 0])
     with torch.no_grad():
         iou, logits = model.train_decode(features, xy[None])
-    assert difference(iou[0][:, None], stored["points_iou"]) < TOLERANCE
-    assert difference(logits[0][:, None], stored["points_logits"]) < TOLERANCE
+    assert stored.difference("points_iou", iou[0][:, None]) < TOLERANCE
+    assert stored.difference("points_logits", logits[0][:, None]) < TOLERANCE

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from DeSAMSegmentLib.engine.pace import Pace
 from host import phantom
 from host.desk import Desk
 from host.fixtures import *  # noqa: F403
 from host.fixtures import slicer
 
-words = importlib.import_module("DeSAMSegmentLib.panel.words")
-background = importlib.import_module("DeSAMSegmentLib.panel.background")
+words = importlib.import_module("DeSAMSegmentLib.panel.kit.words")
+background = importlib.import_module("DeSAMSegmentLib.panel.kit.background")
 
 
 def select(desk: Desk, name: str) -> None:
@@ -24,7 +25,7 @@ def select(desk: Desk, name: str) -> None:
 
 
 def names(desk: Desk) -> list[str]:
-    return [model.name for model in desk.services.shelf.models()]
+    return [model.name for model in desk.services.registry.models()]
 
 
 def test_a_model_is_exported_deleted_imported_and_renamed(desk: Desk, tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_a_file_that_is_no_model_is_refused_in_words(desk: Desk, tmp_path: Path)
 def test_a_damaged_model_is_listed_with_its_problem_and_cannot_be_applied(desk: Desk, home: Path) -> None:
     damaged = home / "models" / "damaged.desam"
     damaged.write_bytes(b"\0" * 64)
-    desk.services.shelf.changed.emit()
+    desk.services.registry.changed.emit()
     phantom.addVolume("head", 3, shape=(4, 64, 48))
     desk.chooseModel("damaged")
     assert not desk.segment.ui.applyButton.enabled
@@ -76,7 +77,7 @@ def test_a_download_asks_first_with_size_and_licence(desk: Desk) -> None:
     ui = desk.models.ui
     rows = {ui.weightsTable.item(row, 0).text(): row for row in range(ui.weightsTable.rowCount)}
     ui.weightsTable.selectRow(rows["lite_medsam"])
-    assert "here already" in ui.downloadButton.toolTip
+    assert "already installed" in ui.downloadButton.toolTip
     ui.weightsTable.selectRow(rows["medsam"])
     assert "cannot be downloaded" in ui.downloadButton.toolTip
     ui.weightsTable.selectRow(rows["vit_b"])
@@ -94,22 +95,47 @@ def test_settings_of_this_computer_are_not_saved_with_the_scene(desk: Desk) -> N
     slicer.mrmlScene.Clear(0)
     assert ui.deviceSelector.itemData(ui.deviceSelector.currentIndex) == "cpu"
     assert desk.services.settings.get("device") == "cpu"
-    assert desk.services.settings.get("cacheGigabytes") == 5
+    assert ui.cacheSpinBox.value == 5
+    assert desk.services.registry.cacheLimit() == 5e9
     assert "CPU" in desk.segment.ui.deviceLabel.text
+
+
+def test_the_limit_of_the_cache_set_in_the_panel_holds_for_the_console_and_every_new_cache(desk: Desk) -> None:
+    from DeSAMSegmentLib.data.feature_cache import DEFAULT_LIMIT, FeatureCache, store_limit
+
+    desk.services.registry.setCacheLimit(DEFAULT_LIMIT)
+    assert FeatureCache().limit_bytes == DEFAULT_LIMIT
+    desk.advanced.ui.cacheSpinBox.setValue(3)
+    assert FeatureCache().limit_bytes == 3e9
+    assert FeatureCache(limit_bytes=1e9).limit_bytes == 1e9
+    console = desk.widget.logic._jobs._runner
+    assert console.session("cpu").cache.limit_bytes == 3e9
+    desk.advanced.ui.cacheSpinBox.setValue(4)
+    assert console.session("cpu").cache.limit_bytes == 4e9, "of a session that is there already, too"
+    store_limit(6e9)  # as the command line does
+    desk.advanced.widget.collapsed = False
+    assert desk.advanced.ui.cacheSpinBox.value == 6
+    assert desk.services.registry.cacheLimit() == 6e9
+    store_limit(DEFAULT_LIMIT)
 
 
 def test_a_parameter_of_another_type_in_a_foreign_scene_counts_as_absent(desk: Desk) -> None:
     parameters = desk.services.parameters
     for text in ('"nine"', "[9]", "nine"):
-        parameters.node.SetParameter("DeSAM.points", text)
-        assert parameters.get("points") == 9
+        parameters.node.SetParameter("DeSAM.segment.points", text)
+        assert parameters.get("segment.points") is None
+        parameters.node.SetParameter("DeSAM.train.epochs", text)
+        assert parameters.get("train.epochs") == 30
+        parameters.node.SetParameter("DeSAM.segment.slice_range", text)
+        assert parameters.get("segment.slice_range") is None
 
 
 def test_the_cache_is_measured_when_the_section_is_opened_and_cleared_on_demand(desk: Desk, home: Path) -> None:
     import numpy as np
-    from DeSAMSegmentLib.data.features import FeatureCache
+    from DeSAMSegmentLib.data.feature_cache import DEFAULT_CODEC, FeatureCache
+    from quantised import as_stored
 
-    FeatureCache().put("x.0.y", {"neck": np.ones((512, 64, 64), np.float16)})
+    FeatureCache().put("x.0.y", as_stored({"neck": np.ones((512, 64, 64), np.float16)}, DEFAULT_CODEC))
     desk.advanced.widget.collapsed = False
     assert "2 MB used" in desk.advanced.ui.cacheLabel.text
     desk.press(desk.advanced.ui.clearCacheButton)
@@ -128,7 +154,7 @@ def test_a_job_whose_preparation_fails_says_so_and_frees_the_panel(desk: Desk) -
     desk.services.jobs.run(background.Job(prepare, lambda event: None, ends.append))
     desk.waitUntilIdle()
     assert ends[0].failed
-    assert ends[0].text == "The volume is gone."
+    assert str(ends[0].error) == "The volume is gone."
 
 
 def test_a_job_can_be_cancelled_while_it_is_prepared(desk: Desk) -> None:
@@ -153,11 +179,11 @@ def test_times_are_put_as_people_say_them(seconds: float, text: str) -> None:
 
 
 def test_the_pace_gives_count_rate_and_time_left() -> None:
-    pace = words.Pace()
+    pace = Pace()
     for second in range(11):
         pace.note(100.0 + second, 5 * second)
-    assert pace.text("slice", 50, 150) == "Slice 50 of 150 · 5.0 slices/s · 20 s left"
-    assert words.Pace().text("epoch", 0, 3) == "Epoch 0 of 3"
+    assert words.paceText(pace, "slice", 50, 150) == "Slice 50 of 150 · 5.0 slices/s · 20 s left"
+    assert words.paceText(Pace(), "epoch", 0, 3) == "Epoch 0 of 3"
 
 
 def test_a_card_becomes_a_tooltip_without_markup_of_its_own() -> None:

@@ -15,8 +15,8 @@ from host.desk import Answers, Desk
 from host.fixtures import *  # noqa: F403
 from host.fixtures import slicer
 
-subject = importlib.import_module("DeSAMSegmentLib.panel.installer")  # after the host has started
-Settings = importlib.import_module("DeSAMSegmentLib.panel.settings").Settings
+subject = importlib.import_module("DeSAMSegmentLib.panel.kit.installer")  # after the host has started
+Settings = importlib.import_module("DeSAMSegmentLib.panel.kit.settings").Settings
 
 
 class Shop:
@@ -32,7 +32,7 @@ class Shop:
         self.fails = False
         self.installer = self.makeInstaller()
 
-    def makeInstaller(self) -> subject.Installer:
+    def makeInstaller(self) -> Any:
         return subject.Installer(
             self.answers, self.settings, self.pip, self.torch, lambda p: p.name in self.installed, self.restart
         )
@@ -197,8 +197,13 @@ def test_this_environment_has_every_package_of_the_requirements_file() -> None:
 
 def test_apply_offers_the_packages_and_goes_on(desk: Desk) -> None:
     offered: list[str] = []
+
+    def torch() -> bool:
+        offered.append("torch")
+        return True
+
     desk.services.installer._check = lambda package: bool(offered)
-    desk.services.installer._torch = lambda: offered.append("torch") or True
+    desk.services.installer._torch = torch
     desk.services.installer._pip = lambda *call: offered.append("pip")
     desk.services.installer.forget()
     desk.segment.refresh()

@@ -12,7 +12,7 @@ slicer = host.start()
 
 import vtk  # noqa: E402
 from DeSAMSegmentLib.errors import BadInput, BadVolume  # noqa: E402
-from DeSAMSegmentLib.panel import geometry, results, segments  # noqa: E402
+from DeSAMSegmentLib.panel.scene import geometry, results, segments  # noqa: E402
 from DeSAMSegmentLib.store.card import LabelInfo  # noqa: E402
 from DeSAMSegmentLib.store.terminology import default_label  # noqa: E402
 from host import phantom  # noqa: E402
@@ -64,7 +64,7 @@ def putUnderTransform(node: Any, shift: tuple[float, float, float] = (5, 6, 7)) 
     transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "registration")
     m = np.eye(4)
     m[:3, :3], m[:3, 3] = rotation(), shift
-    transform.SetMatrixTransformToParent(geometry.matrixOfArray(m))
+    transform.SetMatrixTransformToParent(geometry.matrixFromArray(m))
     node.SetAndObserveTransformNodeID(transform.GetID())
     return transform
 
@@ -72,7 +72,7 @@ def putUnderTransform(node: Any, shift: tuple[float, float, float] = (5, 6, 7)) 
 def write(volume: Any, segmentation: Any = None, axis: int = 0) -> results.ResultWriter:
     writer = results.ResultWriter(volume, segmentation, LABELS, "test model")
     for index in range(SHAPE[axis]):
-        writer.writeSlice(axis, index, TRUTH.take(index, axis))
+        writer.writeSlice(axis, index, np.take(TRUTH, index, axis))
     results.complete(writer.seal())
     writer.close()
     return writer
@@ -260,11 +260,11 @@ def test_a_segmentation_deleted_in_the_middle_of_a_run_is_no_error() -> None:
 def test_the_engine_gets_the_world_matrix_and_a_view_of_the_voxels() -> None:
     volume = makeVolume("oblique")
     transform = putUnderTransform(volume)
-    source = geometry.volumeSource(volume)
+    source = geometry.volumeFromNode(volume)
     m = vtk.vtkMatrix4x4()
     transform.GetMatrixTransformToWorld(m)
-    assert np.allclose(source.ijk_to_ras, geometry.arrayOfMatrix(m) @ matrix("oblique"))
-    assert np.shares_memory(source.voxels, slicer.util.arrayFromVolume(volume))
+    assert np.allclose(source.ijk_to_ras, geometry.arrayFromMatrix(m) @ matrix("oblique"))
+    assert np.shares_memory(source.array, slicer.util.arrayFromVolume(volume))
 
 
 def makeRefused(kind: str) -> Any:
@@ -295,7 +295,7 @@ def makeRefused(kind: str) -> Any:
 )  # fmt: skip
 def test_what_cannot_be_segmented_is_refused_with_a_reason(kind: str, words: str) -> None:
     with pytest.raises(BadVolume, match=words):
-        geometry.volumeSource(makeRefused(kind))
+        geometry.volumeFromNode(makeRefused(kind))
 
 
 def test_a_segmentation_made_of_surfaces_is_refused_as_output() -> None:
@@ -311,14 +311,14 @@ def test_a_segmentation_made_of_surfaces_is_refused_as_output() -> None:
 def test_a_segment_nobody_has_painted_yet_is_not_called_a_surface() -> None:
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "new")
     node.GetSegmentation().AddEmptySegment("a", "a")
-    assert segments.labelmapProblem(node) == ""
+    assert segments.validateLabelmap(node) == ""
 
 
 def test_a_segment_on_another_grid_is_read_at_the_nearest_voxel() -> None:
     volume, fine = makeVolume("oblique"), makeVolume("oblique", (18, 22, 26))
     m = matrix("oblique")
     m[:3, :3] /= 2
-    fine.SetIJKToRASMatrix(geometry.matrixOfArray(m))
+    fine.SetIJKToRASMatrix(geometry.matrixFromArray(m))
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "drawn on the coarse one")
     node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
     identifier, mask = next(iter(addUserSegments(node, volume).items()))

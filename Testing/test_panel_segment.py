@@ -16,6 +16,7 @@ from host import phantom
 from host.desk import Desk, Pulse
 from host.fixtures import *  # noqa: F403
 from host.fixtures import slicer
+from host.models import RECOMMENDED, writeModel
 
 SHAPE = (5, 64, 48)
 
@@ -35,17 +36,20 @@ def geometry(kind: str) -> np.ndarray:
     return m
 
 
-def engineMask(volume: Any, mode: str = "box", **options: Any) -> np.ndarray:
+def engineMask(volume: Any, mode: str = "box", model: str = "blobs", **options: Any) -> np.ndarray:
     """What the engine itself says about the node's voxels, without panel, worker or scene."""
-    from DeSAMSegmentLib.data.features import FeatureCache
+    from DeSAMSegmentLib.data.feature_cache import FeatureCache
     from DeSAMSegmentLib.data.volume import Volume
+    from DeSAMSegmentLib.engine.events import Finished
     from DeSAMSegmentLib.engine.options import SegmentOptions
-    from DeSAMSegmentLib.engine.segment import segment
-    from DeSAMSegmentLib.panel.geometry import ijkToWorld
+    from DeSAMSegmentLib.engine.runtime.session import Session
+    from DeSAMSegmentLib.engine.segment.segment import segment
+    from DeSAMSegmentLib.panel.scene.geometry import ijkToWorld
 
     array = slicer.util.arrayFromVolume(volume).copy()
     given = Volume.checked(array, ijkToWorld(volume), volume.GetName())
-    *_, last = segment(given, "blobs", SegmentOptions(mode=mode, **options), cache=FeatureCache())
+    *_, last = segment(given, model, SegmentOptions(mode=mode, **options), Session(cache=FeatureCache()))
+    assert isinstance(last, Finished)
     return np.asarray(last.result.labels)
 
 
@@ -108,6 +112,65 @@ def test_the_segment_lands_on_the_right_voxels_whatever_the_geometry(desk: Desk)
         assert np.array_equal(segmentMask(desk, volume), expected), kind
         node = desk.services.parameters.getNode("segmentation")
         assert node.GetTransformNodeID() == volume.GetTransformNodeID()
+
+
+def test_what_the_models_card_recommends_is_what_is_segmented_with(desk: Desk) -> None:
+    from DeSAMSegmentLib.engine.options import resolve
+
+    writeModel("fine grid", inference=RECOMMENDED | {"mode": "grid", "points": 16, "iou_threshold": 0.8})
+    desk.services.registry.changed.emit()
+    volume = phantom.addVolume("head", 3, geometry("plain"), (3, 64, 48))
+    desk.chooseModel("fine grid")
+    assert desk.advanced.options["points"].text == "As the model recommends"
+    assert desk.advanced.options["iou_threshold"].text == "As the model recommends"
+    options, _spec = resolve(desk.segment.chosenModel().card, desk.segment.options())
+    assert (options.mode, options.points, options.iou_threshold) == ("grid", 16, 0.8)
+    limit, first, last = desk.services.binder.pairs["segment.slice_range"]  # one slice is enough, and quick
+    limit.setChecked(True)
+    last.setValue(1)
+    first.setValue(1)
+    desk.press(desk.segment.ui.applyButton)
+    desk.waitUntilIdle()
+    assert [(index, len(points)) for index, points in desk.review._points.items()] == [(1, 16 * 16)]
+    assert all(point.iou > 0.8 for point in desk.review._points[1] if point.chosen)
+    expected = engineMask(volume, "grid", "fine grid", points=16, iou_threshold=0.8, slice_range=(1, 1))
+    assert np.array_equal(segmentMask(desk, volume), expected)
+    desk.advanced.options["points"].setValue(4)  # what the user chooses holds over the card
+    desk.advanced.options["iou_threshold"].setValue(0.6)
+    options, _spec = resolve(desk.segment.chosenModel().card, desk.segment.options())
+    assert (options.mode, options.points, options.iou_threshold) == ("grid", 4, 0.6)
+    desk.services.registry.delete("fine grid")
+
+
+def test_what_is_set_in_the_panel_is_what_is_segmented(desk: Desk) -> None:
+    from DeSAMSegmentLib.engine.options import SegmentOptions
+
+    phantom.addVolume("head", 3, geometry("plain"), SHAPE)
+    assert desk.segment.options() == SegmentOptions(keep_points=True)
+    widgets, pairs = desk.advanced.options, desk.services.binder.pairs
+    desk.segment.modeSelector.setCurrentIndex(1)
+    widgets["points"].setValue(5)
+    widgets["iou_threshold"].setValue(0.0)
+    widgets["min_area_mm2"].setValue(12.5)
+    for name, text in (("largest_component", "No"), ("slice_axis", "Coronal"), ("intensity", "Window")):
+        widgets[name].setCurrentIndex(widgets[name].findText(text))
+    for name, numbers in (("slice_range", (1, 3)), ("window", (-100, 300))):
+        check, *boxes = pairs[f"segment.{name}"]
+        assert not boxes[0].enabled
+        check.setChecked(True)
+        assert boxes[0].enabled
+        for box, number in zip(boxes, numbers, strict=True):
+            box.setValue(number)
+    options = desk.segment.options()
+    assert options == SegmentOptions(
+        mode="grid", points=5, iou_threshold=0.0, min_area_mm2=12.5, largest_component=False, slice_range=(1, 3),
+        slice_axis="coronal", intensity="window", window=(-100, 300), keep_points=True,
+    )  # fmt: skip
+    assert options.is_valid() == (True, "")
+    slicer.mrmlScene.Clear(0)
+    slicer.app.processEvents()
+    assert desk.segment.options() == SegmentOptions(keep_points=True), "a new scene starts from the defaults"
+    assert desk.advanced.options["points"].text == "As the model recommends"
 
 
 def startLongRun(desk: Desk, seed: int = 5, slices: int = 40) -> Any:
@@ -174,7 +237,7 @@ def test_undo_takes_the_run_back_in_one_step(desk: Desk) -> None:
     mine = phantom.addSegmentation("mine", 3, volume, "drawn by hand")
     desk.segment.ui.outputSelector.setCurrentNode(mine)
     desk.chooseModel("blobs")
-    assert desk.segment.ui.undoButton.toolTip == "There is no run to take back."
+    assert desk.segment.ui.undoButton.toolTip == "Nothing to undo."
     desk.press(desk.segment.ui.applyButton)
     desk.waitUntilIdle()
     assert mine.GetSegmentation().GetNumberOfSegments() == 2
@@ -185,13 +248,13 @@ def test_undo_takes_the_run_back_in_one_step(desk: Desk) -> None:
 
 def test_review_shows_the_doubtful_slices_and_jumps_there(desk: Desk) -> None:
     volume = phantom.addVolume("head", 3, geometry("plain"), SHAPE)
-    desk.segment.ui.modeSelector.setCurrentIndex(1)
-    desk.advanced.ui.pointsSpinBox.setValue(4)
-    desk.advanced.ui.iouThresholdSlider.setValue(0.0)
+    desk.segment.modeSelector.setCurrentIndex(1)
+    desk.advanced.options["points"].setValue(4)
+    desk.advanced.options["iou_threshold"].setValue(0.0)
     desk.chooseModel("blobs")
     desk.press(desk.segment.ui.applyButton)
     desk.waitUntilIdle()
-    rows = desk.review.toLookAt()
+    rows = desk.review.ranked()
     assert sorted(row[0] for row in rows) == list(range(5))
     table = desk.review.ui.reviewTable
     assert table.rowCount == 5
@@ -264,8 +327,9 @@ def test_a_disabled_apply_says_why(desk: Desk) -> None:
     desk.services.parameters.set("model", "")
     assert "Choose a model" in button.toolTip
     desk.chooseModel("blobs")
-    desk.advanced.ui.limitRangeCheckBox.setChecked(True)
-    desk.advanced.ui.firstSliceSpinBox.setValue(4)
-    desk.advanced.ui.lastSliceSpinBox.setValue(2)
+    limit, first, last = desk.services.binder.pairs["segment.slice_range"]
+    limit.setChecked(True)
+    first.setValue(4)
+    last.setValue(2)
     assert "range" in button.toolTip
     assert volume is not None

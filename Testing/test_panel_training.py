@@ -30,11 +30,11 @@ def addCases(desk: Desk, seeds: tuple[int, ...] = (1, 2)) -> None:
 
 
 def choose(desk: Desk, name: str, epochs: int) -> None:
-    ui = desk.fineTune.ui
-    ui.nameEdit.setText(name)
-    ui.epochsSpinBox.setValue(epochs)
-    ui.stylesSpinBox.setValue(0)
-    ui.trainModeSelector.setCurrentIndex(1)  # whole box: the quick one
+    widgets = desk.fineTune.optionWidgets
+    widgets["name"].setText(name)
+    widgets["epochs"].setValue(epochs)
+    widgets["styles"].setValue(0)
+    widgets["mode"].setCurrentIndex(1)  # whole box: the quick one
 
 
 def test_two_cases_make_a_model_that_segments_and_all_survives_save_and_load(desk: Desk, tmp_path: Path) -> None:
@@ -58,17 +58,38 @@ def test_two_cases_make_a_model_that_segments_and_all_survives_save_and_load(des
 
 def test_what_is_set_in_the_panel_is_what_is_trained(desk: Desk) -> None:
     choose(desk, " ours ", 7)
-    desk.fineTune.ui.stylesSpinBox.setValue(5)
+    widgets = desk.fineTune.optionWidgets
+    widgets["styles"].setValue(5)
     options = desk.fineTune.options()
     assert (options.name, options.epochs, options.mode, options.styles) == ("ours", 7, "box", 5)
     assert options.is_valid() == (True, "")
-    desk.fineTune.ui.profileSelector.setCurrentIndex(1)
+    widgets["profile"].setCurrentIndex(1)
     assert desk.fineTune.options().styles == 0
-    assert not desk.fineTune.ui.stylesSpinBox.enabled
-    assert "published recipe" in desk.fineTune.ui.stylesSpinBox.toolTip
+    assert not widgets["styles"].enabled
+    assert "published recipe" in widgets["styles"].toolTip
     slicer.mrmlScene.Clear(0)
     slicer.app.processEvents()
     assert desk.fineTune.options().styles == 3, "a new scene starts from the defaults"
+
+
+def test_training_has_a_slice_axis_and_an_intensity_of_its_own(desk: Desk) -> None:
+    widgets, advanced = desk.fineTune.optionWidgets, desk.advanced.options
+    choose(desk, "ours", 7)
+    advanced["slice_axis"].setCurrentIndex(advanced["slice_axis"].findText("Coronal"))
+    advanced["intensity"].setCurrentIndex(advanced["intensity"].findText("Percentiles"))
+    assert (desk.segment.options().slice_axis, desk.segment.options().intensity) == ("coronal", "percentile")
+    assert (desk.fineTune.options().slice_axis, desk.fineTune.options().intensity) == ("auto", "auto")
+    widgets["slice_axis"].setCurrentIndex(widgets["slice_axis"].findText("Sagittal"))
+    widgets["intensity"].setCurrentIndex(widgets["intensity"].findText("Window"))
+    assert "window" in desk.fineTune.options().is_valid()[1]
+    limit, low, high = desk.services.binder.pairs["train.window"]
+    limit.setChecked(True)
+    low.setValue(-100)
+    high.setValue(300)
+    options = desk.fineTune.options()
+    assert (options.slice_axis, options.intensity, options.window) == ("sagittal", "window", (-100, 300))
+    assert options.is_valid() == (True, "")
+    assert (desk.segment.options().slice_axis, desk.segment.options().window) == ("coronal", None)
 
 
 def segmentAndFindEverythingAgain(desk: Desk, folder: Path) -> None:
@@ -80,13 +101,15 @@ def segmentAndFindEverythingAgain(desk: Desk, folder: Path) -> None:
     assert "Finished" in desk.segment.ui.statusLabel.text
     node = desk.services.parameters.getNode("segmentation")
     mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, node.GetSegmentation().GetNthSegmentID(0), volume)
-    desk.advanced.ui.pointsSpinBox.setValue(5)
+    points = desk.advanced.options["points"]
+    points.setValue(5)
     review, curve = desk.review.chart.rows(), desk.fineTune.chart.rows()
     assert slicer.util.saveScene(str(folder / "scene.mrml"), {})
     slicer.mrmlScene.Clear(0)
     slicer.app.processEvents()
     assert desk.fineTune.ui.caseTable.rowCount == 0
-    assert desk.advanced.ui.pointsSpinBox.value == 9
+    assert points.text == "As the model recommends"
+    assert desk.segment.options().points is None
     slicer.util.loadScene(str(folder / "scene.mrml"), {})
     slicer.app.processEvents()
     assert desk.segment.ui.volumeSelector.currentNode().GetName() == "new"
@@ -96,7 +119,8 @@ def segmentAndFindEverythingAgain(desk: Desk, folder: Path) -> None:
     assert again.GetSegmentation().GetSegment(identifier).GetName() == "organ"
     assert np.array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(again, identifier, volume), mask)
     assert desk.segment.ui.modelList.currentItem().text().startswith("ours")
-    assert desk.advanced.ui.pointsSpinBox.value == 5
+    assert points.value == 5
+    assert desk.segment.options().points == 5
     assert [case.title for case in desk.fineTune.cases.read()] == ["case 1", "case 2"]
     assert desk.fineTune.ui.caseTable.rowCount == 2
     assert np.allclose(desk.review.chart.rows(), review, atol=1e-4)
@@ -133,7 +157,7 @@ def test_stop_keeps_the_best_model_so_far(desk: Desk) -> None:
     desk.fineTune.ui.startButton.click()
     desk.waitUntilIdle()
     assert "Stopped. Model stopped is ready" in desk.fineTune.ui.trainStatusLabel.text
-    assert desk.services.shelf.find("stopped") is not None
+    assert desk.services.registry.find("stopped") is not None
     assert desk.services.parameters.get("model") == "stopped"
 
 
@@ -143,9 +167,9 @@ def test_a_start_that_is_not_possible_says_why(desk: Desk, tmp_path: Path) -> No
     assert not ui.addCaseButton.enabled
     addCases(desk, (1,))
     assert ui.startButton.enabled, ui.startButton.toolTip
-    ui.nameEdit.setText("  ")
+    desk.fineTune.optionWidgets["name"].setText("  ")
     assert "name" in ui.startButton.toolTip
-    ui.nameEdit.setText("x")
+    desk.fineTune.optionWidgets["name"].setText("x")
     warp = slicer.mrmlScene.GetFirstNodeByName("labels 1")
     warp.GetSegmentation().RemoveAllSegments()
     desk.fineTune.refresh()
@@ -159,13 +183,13 @@ def test_cases_of_a_data_set_folder_are_added_with_their_labels(desk: Desk, data
     desk.answers.nextPath = dataset
     desk.press(desk.fineTune.ui.addFolderButton)
     cases = desk.fineTune.cases.read()
-    assert [case.title for case in cases] == ["north_1", "south_1"]
-    assert cases[0].names == {1: "blob"}
+    assert [case.name for case in cases] == ["north_1", "south_1"]
+    assert cases[0].names == {"blob": (1,)}
     desk.fineTune.ui.caseTable.cellWidget(0, 3).setCurrentIndex(1)
     assert [case.slices for case in desk.fineTune.cases.read()] == ["labelled", "all"]
     desk.fineTune.ui.caseTable.selectRow(0)
     desk.press(desk.fineTune.ui.removeCaseButton)
-    assert [case.title for case in desk.fineTune.cases.read()] == ["south_1"]
+    assert [case.name for case in desk.fineTune.cases.read()] == ["south_1"]
     assert desk.fineTune.ui.startButton.enabled, desk.fineTune.ui.startButton.toolTip
 
 
@@ -218,7 +242,7 @@ def test_labels_that_cannot_be_read_where_they_are_seen_are_refused(desk: Desk, 
 def test_a_defect_while_a_job_is_prepared_ends_the_job_with_words(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     addCases(desk, (1, 2))
     choose(desk, "broken", 1)
-    monkeypatch.setattr("DeSAMSegmentLib.panel.cases.segmentMask", lambda *_: 1 / 0)
+    monkeypatch.setattr("DeSAMSegmentLib.panel.train.cases.segmentMask", lambda *_: 1 / 0)
     desk.press(desk.fineTune.ui.startButton)
     desk.waitUntilIdle()
     assert "ZeroDivisionError" in desk.fineTune.ui.trainStatusLabel.text
@@ -233,7 +257,7 @@ def test_a_model_that_cannot_be_put_into_the_list_is_not_lost(desk: Desk, monkey
 
     addCases(desk, (1, 2))
     choose(desk, "kept", 1)
-    monkeypatch.setattr(desk.fineTune.services.shelf, "add", full)
+    monkeypatch.setattr(desk.fineTune.services.registry, "add", full)
     desk.press(desk.fineTune.ui.startButton)
     desk.waitUntilIdle()
     text = desk.fineTune.ui.trainStatusLabel.text
@@ -244,19 +268,21 @@ def test_a_model_that_cannot_be_put_into_the_list_is_not_lost(desk: Desk, monkey
 
 
 def test_segments_of_several_cases_become_labels_by_name_or_one_label(scene: Any, tmp_path: Path) -> None:
-    from DeSAMSegmentLib.panel.cases import SceneCase, exportCases, labelsOf
-    from DeSAMSegmentLib.panel.results import complete
+    from DeSAMSegmentLib.data.volume import Volume
+    from DeSAMSegmentLib.panel.scene.results import complete
+    from DeSAMSegmentLib.panel.train.cases import SceneCase, exportCases, labelsFor
 
     volume = phantom.addVolume("v", 1, shape=SHAPE)
     single = [SceneCase(volume, phantom.addSegmentation(f"s{n}", n, volume, name)) for n, name in enumerate("ab")]
-    assert [(label.value, label.name) for label in labelsOf(single)] == [(1, "a")]
+    assert [(label.value, label.name) for label in labelsFor(single)] == [(1, "a")]
     both = phantom.addSegmentation("both", 1, volume, "b")
     both.GetSegmentation().AddEmptySegment("c", "c")
     mixed = [*single, SceneCase(volume, both)]
-    assert [(label.value, label.name) for label in labelsOf(mixed)] == [(1, "a"), (2, "b"), (3, "c")]
+    assert [(label.value, label.name) for label in labelsFor(mixed)] == [(1, "a"), (2, "b"), (3, "c")]
     sources = complete(exportCases(mixed, tmp_path))
     assert [source.name for source in sources] == ["v", "v 2", "v 3"]
-    painted = [set(np.unique(np.load(source.labels))) for source in sources]
-    assert painted == [{0, 1}, {0, 2}, {0, 2}]
-    assert np.array_equal(np.load(sources[0].image.voxels), slicer.util.arrayFromVolume(volume))
+    assert [dict(source.names) for source in sources] == [{"a": (1,)}, {"b": (1,)}, {"b": (1,), "c": ()}]
+    assert [set(np.unique(np.asarray(source.labels))) for source in sources] == [{0, 1}] * 3
+    assert isinstance(sources[0].image, Volume)
+    assert np.array_equal(sources[0].image.array, slicer.util.arrayFromVolume(volume))
     assert host.failures == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from DeSAMSegmentLib.engine.postprocess import clean_small_regions, largest_component, smooth_like_reference
+from DeSAMSegmentLib.model.postprocess import clean_small_regions, largest_component, smooth_like_reference
 from torch.nn import functional as F
 
 

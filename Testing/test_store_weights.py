@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from desam_cli.remedies import REMEDIES
 from DeSAMSegmentLib.errors import BadInput, BadModelFile, DiskFull, DownloadFailed, WeightsMissing
 from DeSAMSegmentLib.store import download, weights
 
@@ -147,15 +148,17 @@ def test_a_wrong_file_is_thrown_away_and_the_offline_way_is_named(server, small,
     monkeypatch.setitem(weights.WEIGHTS, "vit_b", replace(small, sha256="0" * 64))
     with pytest.raises(DownloadFailed) as error:
         weights.download("vit_b")
-    assert "desam weights add FILE" in str(error.value)
+    assert "desam weights add FILE" in error.value.in_words(REMEDIES)
+    assert "\n" not in error.value.in_words(REMEDIES)
     assert "\n" not in str(error.value)
     assert files(home) == []
 
 
 def test_a_line_that_never_works_gives_up_and_keeps_what_came(server, small, home):
     server.cuts = [400_000] + [0] * 20
-    with pytest.raises(DownloadFailed, match="desam weights add FILE"):
+    with pytest.raises(DownloadFailed) as error:
         weights.download("vit_b")
+    assert "desam weights add FILE" in error.value.in_words(REMEDIES)
     assert files(home) == [f"{small.file}.part"]
     assert len(server.asked) == 1 + download.ATTEMPTS
     server.cuts = []
@@ -174,8 +177,10 @@ def test_a_busy_server_is_asked_again_a_refusal_is_final(server, small):
 
 def test_no_network_is_said_in_one_line(small, monkeypatch):
     monkeypatch.setitem(weights.WEIGHTS, "vit_b", replace(small, url="http://127.0.0.1:9/file"))
-    with pytest.raises(DownloadFailed, match="desam weights add FILE") as error:
+    with pytest.raises(DownloadFailed) as error:
         weights.download("vit_b")
+    assert "desam weights add FILE" in error.value.in_words(REMEDIES)
+    assert "\n" not in error.value.in_words(REMEDIES)
     assert "\n" not in str(error.value)
 
 
@@ -255,12 +260,13 @@ def test_the_embedded_default_is_found_without_importing_its_package():
 def test_missing_weights_name_the_two_commands():
     with pytest.raises(WeightsMissing) as error:
         weights.find("vit_h")
-    assert "desam weights get vit_h" in str(error.value)
-    assert "desam weights add FILE" in str(error.value)
+    assert "desam weights get vit_h" in error.value.in_words(REMEDIES)
+    assert "desam weights add FILE" in error.value.in_words(REMEDIES)
     with pytest.raises(WeightsMissing, match="MedSAM"):
         weights.find("medsam")
-    with pytest.raises(DownloadFailed, match="desam weights add FILE"):
+    with pytest.raises(DownloadFailed) as refused:
         weights.download("medsam")
+    assert "desam weights add FILE" in refused.value.in_words(REMEDIES)
     with pytest.raises(BadInput, match="lite_medsam"):
         weights.find("vit_xxl")
 

@@ -21,17 +21,18 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "DeSAMSegment"))
 
 from DeSAMSegmentLib.data.cases import load_labelled, read_dataset  # noqa: E402
-from DeSAMSegmentLib.data.features import FeatureCache  # noqa: E402
+from DeSAMSegmentLib.data.feature_cache import FeatureCache  # noqa: E402
 from DeSAMSegmentLib.engine.events import Finished, SliceDone  # noqa: E402
 from DeSAMSegmentLib.engine.options import SegmentOptions  # noqa: E402
-from DeSAMSegmentLib.engine.segment import segment  # noqa: E402
+from DeSAMSegmentLib.engine.runtime.session import Session  # noqa: E402
+from DeSAMSegmentLib.engine.segment.segment import segment  # noqa: E402
 
 GOOD, BAD = 0.8, 0.6
 
 
-def slice_dice(labels: np.ndarray, truth: np.ndarray, values: list[int]) -> float:
+def slice_dice(labels: np.ndarray, ground_truth: np.ndarray, values: list[int]) -> float:
     """The worst Dice of any label of one slice; 1 where it is rightly absent."""
-    pairs = [(labels == value, truth == value) for value in values]
+    pairs = [(labels == value, ground_truth == value) for value in values]
     sizes = [int(ours.sum() + theirs.sum()) for ours, theirs in pairs]
     return min(2 * int((a & b).sum()) / n if n else 1.0 for (a, b), n in zip(pairs, sizes, strict=True))
 
@@ -55,13 +56,13 @@ def main() -> None:
     parser.add_argument("--cases", default="", help="only cases whose name this regular expression finds")
     parser.add_argument("--mode", choices=("grid", "box"))
     arguments = parser.parse_args()
-    options, cache = SegmentOptions(mode=arguments.mode, keep_points=True), FeatureCache()
+    options, session = SegmentOptions(mode=arguments.mode, keep_points=True), Session(cache=FeatureCache())
     rows: list[tuple[float, float, float]] = []  # Dice, confidence, predicted IoU
     for case in read_dataset(arguments.dataset).cases:
         if not re.search(arguments.cases, case.name):
             continue
-        volume, truth = load_labelled(case)
-        events = list(segment(volume, arguments.model, options, cache=cache))
+        volume, ground_truth = load_labelled(case)
+        events = list(segment(volume, arguments.model, options, session))
         last = events[-1]
         assert isinstance(last, Finished)
         result = last.result
@@ -69,7 +70,7 @@ def main() -> None:
         for event in events:
             if not isinstance(event, SliceDone):
                 continue
-            ours, theirs = (np.take(array, event.index, result.axis) for array in (result.labels, truth))
+            ours, theirs = (np.take(array, event.index, result.axis) for array in (result.labels, ground_truth.array))
             iou = max((point.iou for point in event.points), default=np.nan)
             rows.append((slice_dice(ours, theirs, values), event.confidence, iou))
     dice, confidence, iou = np.array(rows).T

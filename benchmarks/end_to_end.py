@@ -28,13 +28,18 @@ sys.path[:0] = [str(HERE.parent / "DeSAMSegment"), str(HERE.parent / "Testing"),
 import formula  # noqa: E402
 import naive  # noqa: E402
 from DeSAMSegmentLib.data.volume import Volume  # noqa: E402
-from DeSAMSegmentLib.engine import device as devices  # noqa: E402
-from DeSAMSegmentLib.engine.loading import DeSAM, Encoder, half_type, reference_card  # noqa: E402
 from DeSAMSegmentLib.engine.options import SegmentOptions  # noqa: E402
-from DeSAMSegmentLib.engine.segment import Segmentation  # noqa: E402
-from DeSAMSegmentLib.model.backbones import BACKBONES, build_backbone  # noqa: E402
+from DeSAMSegmentLib.engine.runtime import device as devices  # noqa: E402
+from DeSAMSegmentLib.engine.runtime import memory  # noqa: E402
+from DeSAMSegmentLib.engine.runtime.device import half_type  # noqa: E402
+from DeSAMSegmentLib.engine.runtime.loading import DeSAM, reference_card  # noqa: E402
+from DeSAMSegmentLib.engine.runtime.session import Encoder, Session  # noqa: E402
+from DeSAMSegmentLib.engine.segment.segment import Segmentation  # noqa: E402
+from DeSAMSegmentLib.errors import BadInput  # noqa: E402
+from DeSAMSegmentLib.model.backbones import build_backbone  # noqa: E402
 from DeSAMSegmentLib.model.config import WIDTHS, DeSAMConfig  # noqa: E402
 from DeSAMSegmentLib.model.reference import tensors_from_reference  # noqa: E402
+from DeSAMSegmentLib.model.registry import BACKBONES  # noqa: E402
 from DeSAMSegmentLib.model.types import Features, Prompts  # noqa: E402
 
 RESULTS = HERE / "results"
@@ -56,6 +61,7 @@ class Rig:
         self.model.eval().to(device)
         torch.manual_seed(0)
         self.encoder = Encoder(build_backbone(backbone), "random", device)
+        self.session = Session(encoder=self.encoder)
         self.naive = naive.NaiveDecoder(tensors, 9, spec.input_size).to(device)
 
     def features(self, slices: int) -> Features:
@@ -80,7 +86,7 @@ class Rig:
         """The most that PyTorch held on a GPU during a call; None elsewhere."""
         if self.device.type != "cuda":
             return None
-        devices.release()
+        memory.release()
         torch.cuda.reset_peak_memory_stats(self.device)
         work()
         self._wait()
@@ -98,18 +104,18 @@ def segmenting(rig: Rig, slices: int, points: int) -> dict[str, Any]:
     options = SegmentOptions(mode="grid", points=points, iou_threshold=0.0)
 
     def ours(count: int) -> None:
-        for _ in Segmentation(volume(count), rig.model, options, rig.encoder).events(None):
+        for _ in Segmentation(volume(count), rig.model, options, rig.session).events():
             pass
 
-    pictures = np.random.default_rng(0).integers(0, 256, (NAIVE_SLICES, 256, 256), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (NAIVE_SLICES, 256, 256), dtype=np.uint8)
     backbone, grid = rig.encoder.backbone, Prompts.grid(points, rig.input_size)
     assert grid.xy is not None
     xy = grid.xy.to(rig.device)
 
     @torch.no_grad()
     def published() -> None:
-        for picture in pictures:
-            features = backbone(torch.from_numpy(picture)[None].to(rig.device))
+        for image in images:
+            features = backbone(torch.from_numpy(image)[None].to(rig.device))
             with torch.device(rig.device):
                 rig.naive.grid(features, xy)
 
@@ -145,7 +151,7 @@ def training(rig: Rig, batch: int) -> dict[str, Any]:
     xy = (torch.rand(batch, 1, 2, generator=generator) * rig.input_size).to(rig.device)
     half = half_type(rig.device)
     rig.model.trainable(True)
-    rig.encoder.move("cpu")  # training reads features from the cache: the encoder is not on the device then
+    rig.encoder.move(torch.device("cpu"))  # training reads features from the cache: no encoder is on the device then
 
     def ours() -> None:
         rig.model.zero_grad(set_to_none=True)
@@ -172,7 +178,7 @@ def training(rig: Rig, batch: int) -> dict[str, Any]:
 def report(about: str, found: dict[str, dict[str, Any]]) -> str:
     whole, encoder, train = found["segmenting"], found["encoding"], found["training"]
     peaks = [train[f"{side}_peak_bytes"] for side in ("published", "ours")]
-    memory = "not measured on a CPU" if None in peaks else " and ".join(f"{peak / 1e9:.2f} GB" for peak in peaks)
+    held = "not measured on a CPU" if None in peaks else " and ".join(f"{peak / 1e9:.2f} GB" for peak in peaks)
     return f"""# A whole volume, end to end
 
 {about}
@@ -183,7 +189,7 @@ def report(about: str, found: dict[str, dict[str, Any]]) -> str:
 | training step, {train["batch"]} slices x 1 point | {train["published_s"]:.3g} s | {train["ours_s"]:.3g} s | **{train["ratio"]:.3g}** |
 
 - "~": the published way was timed on {NAIVE_SLICES} slices: float32, features copied per prompt, every mask decoded.
-- Memory of the training step, published and here: {memory} (the paper: 7.8 GB).
+- Memory of the training step, published and here: {held} (the paper: 7.8 GB).
 - Encoder: {encoder["ms_per_slice"]:.3g} ms a slice in batches of {encoder["batch"]}, {encoder["gflop_per_slice"]:.4g} GFLOP each: {encoder["tflop_per_s"]:.3g} TFLOP/s, {encoder["share"]:.0%} of the {encoder["matrix_tflop_per_s"]:.3g} that a large matrix product reaches here ({encoder["type"]}).
 """  # noqa: E501
 
@@ -198,7 +204,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         device = devices.choose(options.device)
-    except devices.BadInput as error:
+    except BadInput as error:
         parser.error(str(error))
     rig = Rig(options.backbone, device)
     found = {

@@ -18,16 +18,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "DeSAMSegment"))
 
-from DeSAMSegmentLib.data.features import CODECS, FeatureCache
+from DeSAMSegmentLib.data.feature_cache import CODECS, FeatureCache, StoredFeatures
+from DeSAMSegmentLib.data.reading import read_volume
 from DeSAMSegmentLib.data.slices import Slices, SliceSpec
-from DeSAMSegmentLib.data.volume import read_volume
+from DeSAMSegmentLib.engine.runtime import features as runtime
+from DeSAMSegmentLib.engine.runtime.session import Session
+from DeSAMSegmentLib.model.types import Features
 
 SHAPES = {"level0": (1280, 64, 64), "level1": (1280, 64, 64), "level2": (1280, 64, 64), "neck": (256, 64, 64)}
 Arrays = dict[str, np.ndarray]
@@ -41,15 +48,13 @@ def vit_h() -> Arrays:
 
 def lite_medsam() -> Arrays:
     """Features of the middle slice of the MNI152 head inside the nilearn wheel."""
-    from DeSAMSegmentLib.engine.loading import load_backbone
-
     spec = find_spec("nilearn")
     if spec is None or spec.origin is None:
         raise SystemExit("Install nilearn for its MNI152 volume.")
     volume = read_volume(next(Path(spec.origin).parent.glob("datasets/data/mni_icbm152_t1_*.nii.gz")))
     slices = Slices(volume, SliceSpec.for_volume(volume))
-    features = load_backbone("lite_medsam", "cpu").encode(slices.image(len(slices) // 2)[None])
-    named = dict(zip(("level0", "level1", "level2"), features.levels, strict=True)) | {"neck": features.neck}
+    features = Session("cpu").begin("lite_medsam").encode(slices.image(len(slices) // 2)[None])
+    named = dict(zip(runtime.LEVELS, features.levels, strict=True)) | {"neck": features.neck}
     return {name: tensor[0].float().numpy() for name, tensor in named.items()}
 
 
@@ -71,33 +76,39 @@ def published(arrays: Arrays, folder: Path, repeats: int) -> dict[str, float]:
         with np.load(path) as file:
             return {name: file[name] for name in file}
 
-    write = median_ms(lambda: np.savez_compressed(path, **arrays), max(1, repeats // 5))
+    write = median_ms(lambda: np.savez_compressed(path, allow_pickle=True, **arrays), max(1, repeats // 5))
     used = median_ms(read, repeats)
     return {"megabytes": path.stat().st_size / 1e6, "write_ms": write, "read_ms": used, "used_ms": used, "error": 0.0}
 
 
 def cached(arrays: Arrays, folder: Path, codec: str, repeats: int) -> dict[str, float]:
+    """As the product does it: quantised in torch, and widened there when they are used."""
     cache = FeatureCache(folder / codec, codec=codec)
+    named = {name: torch.from_numpy(array)[None] for name, array in arrays.items()}
+    features = Features([named[name] for name in runtime.LEVELS], named["neck"])
 
-    def read():
+    def read() -> StoredFeatures:
         stored = cache.get("slice")
         assert stored is not None
         return stored
 
-    write = median_ms(lambda: cache.put("slice", arrays), repeats)
-    back = read().dense(np.float32)
-    square = sum(float(((back[n] - a) ** 2).sum()) for n, a in arrays.items())
+    def used() -> Features:
+        return runtime.to_features(read(), torch.device("cpu"))
+
+    write = median_ms(lambda: cache.put("slice", runtime.to_stored(runtime.quantise(features, codec))), repeats)
+    pairs = zip((*used().levels, used().neck), (*features.levels, features.neck), strict=True)
+    square = sum(float(((back - given) ** 2).sum()) for back, given in pairs)
     return {
         "megabytes": cache.size_bytes() / 1e6,
         "write_ms": write,
         "read_ms": median_ms(read, repeats),
-        "used_ms": median_ms(lambda: read().dense(np.float32), repeats),
+        "used_ms": median_ms(used, repeats),
         "error": (square / sum(float((a**2).sum()) for a in arrays.values())) ** 0.5,
     }
 
 
-def storage(repeats: int) -> list[dict]:
-    rows = []
+def storage(repeats: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
     for title, make in (("lite_medsam, MNI152", lite_medsam), ("ViT-H shape, random", vit_h)):
         arrays = make()
         with tempfile.TemporaryDirectory() as folder:
@@ -110,42 +121,46 @@ def storage(repeats: int) -> list[dict]:
     return rows
 
 
-def dice_per_codec(model: str, dataset: str, match: str, slices: int) -> list[dict]:
+def dice_per_codec(model: str, dataset: str, match: str, slices: int) -> list[dict[str, Any]]:
     """Mean 3-D Dice with features that went through each codec, over the middle slices (0: all of them).
 
-    "float32" is what the encoder says, never rounded.
+    "float32" is what the encoder says, never quantised.
     """
-    from DeSAMSegmentLib.data.cases import load, read_dataset
-    from DeSAMSegmentLib.engine import stream
+    from DeSAMSegmentLib.data.cases import load_case, read_dataset
     from DeSAMSegmentLib.engine.events import Finished
-    from DeSAMSegmentLib.engine.loading import load_model
     from DeSAMSegmentLib.engine.options import SegmentOptions
-    from DeSAMSegmentLib.engine.segment import segment
+    from DeSAMSegmentLib.engine.segment.segment import segment
 
-    loaded = load_model(model)
+    session = Session()
+    loaded = session.model(model)
     values = [label.value for label in loaded.card.labels]
     cases = [case for case in read_dataset(dataset).cases if re.search(match, case.name)]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for codec in ("float32", *CODECS):
-            cache = FeatureCache(Path(folder) / codec, codec=codec) if codec in CODECS else None
-            rounded, scores = stream.rounded, []
-            if cache is None:
-                stream.rounded = lambda features, codec="": features
-            for case in cases:
-                volume, truth = load(case)
-                assert truth is not None
-                chosen = middle(Slices(volume, SliceSpec.from_dict(loaded.card.slices)), slices)
-                options = SegmentOptions(slice_range=(chosen[0], chosen[-1]))
-                events = segment(volume, loaded, options, cache=cache)
-                result = next(event.result for event in events if isinstance(event, Finished))
-                drawn, truth = (labels.take(chosen, result.axis) for labels in (result.labels, truth))
-                for value in values:
-                    a, b = drawn == value, truth == value
-                    scores.append(2 * np.count_nonzero(a & b) / max(1, np.count_nonzero(a) + np.count_nonzero(b)))
-            stream.rounded = rounded
+            session.cache = FeatureCache(Path(folder) / codec, codec=codec) if codec in CODECS else None
+            scores = []
+            with never_quantised() if session.cache is None else nullcontext():
+                for case in cases:
+                    volume, ground_truth = load_case(case)
+                    assert ground_truth is not None
+                    chosen = middle(Slices(volume, SliceSpec.from_dict(loaded.card.slices)), slices)
+                    options = SegmentOptions(slice_range=(chosen[0], chosen[-1]))
+                    events = segment(volume, loaded, options, session)
+                    result = next(event.result for event in events if isinstance(event, Finished))
+                    ours, theirs = (labels.take(chosen, result.axis) for labels in (result.labels, ground_truth.array))
+                    scores += [dice_of(ours == value, theirs == value) for value in values]
             rows.append({"codec": codec, "cases": len(cases), "dice": float(np.mean(scores))})
     return rows
+
+
+def never_quantised() -> Any:
+    """While it lasts, features go on as the encoder gave them."""
+    return patch.multiple(runtime, quantise=lambda features, codec: features, widened=lambda features: features)
+
+
+def dice_of(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * int(np.count_nonzero(a & b)) / max(1, int(np.count_nonzero(a)) + int(np.count_nonzero(b)))
 
 
 def middle(slices: Slices, count: int) -> list[int]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from DeSAMSegmentLib.model import sam
-from DeSAMSegmentLib.model.backbones import ImageEncoder
+from DeSAMSegmentLib.model.image_encoder import ImageEncoder
 from DeSAMSegmentLib.model.types import Features
 from torch import Tensor, nn
 
@@ -99,19 +99,19 @@ class NaiveDecoder(nn.Module):
             x = self.block(level, f"conv_blocks_context/{depth}/block_init")
             for step in range(depth):
                 name = f"conv_blocks_context/{depth}/residual_block/{step}"
-                x = self.block(self.double(x, f"{name}/0"), f"{name}/1")
+                x = self.block(self.upsample(x, f"{name}/0"), f"{name}/1")
             if depth == 0:
                 x = self.block(torch.cat([embedding, x], dim=1), "mask_embedding_fusion")
             skips.append(x)
         x, heads = skips[0], []
         for step in range(2):
             name = f"conv_blocks_localization/{step}"
-            x = torch.cat([self.double(x, f"{name}/transp_conv"), skips[step + 1]], dim=1)
+            x = torch.cat([self.upsample(x, f"{name}/transp_conv"), skips[step + 1]], dim=1)
             x = self.block(x, f"{name}/res_block")
             heads.append(F.conv2d(x, self.pimm[f"seg_outputs/{step}/weight"]))
         return heads[-1]
 
-    def double(self, x: Tensor, name: str) -> Tensor:
+    def upsample(self, x: Tensor, name: str) -> Tensor:
         return F.conv_transpose2d(x, self.pimm[f"{name}/conv/weight"], stride=2)
 
     def block(self, x: Tensor, name: str) -> Tensor:

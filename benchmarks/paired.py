@@ -14,9 +14,10 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "DeSAMSegment"))
+sys.path[:0] = [str(HERE.parent / "DeSAMSegment"), str(HERE.parent / "research")]
 
-from DeSAMSegmentLib.engine.benchmark.scores import Score, difference, read_scores  # noqa: E402
+from desam_research.scores import difference  # noqa: E402
+from DeSAMSegmentLib.engine.evaluate.scores import Score, read_scores  # noqa: E402
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The table, the JSON and the picture of ``speed.py``."""
+"""The table, the JSON and the figure of ``speed.py``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ GROUPS = ("encoder", "grid", "box", "training step", "kept in memory", "features
 NOTES = """
 CPU seconds of one side's process, medians of alternating runs; "~": the baseline ran one of its nine equal batches,
 times nine. Baseline: `benchmarks/naive.py`, the published decode on the same tensors: features copied per prompt,
-context computed per prompt, every mask decoded. Our side's process calls `engine.allocator.tune_allocator()`; the
-baseline's has the C library as it comes, like the published code (decoding hardly gains from it: without it on either
-side a run by hand gave 71 for the grid and 126 for the box of ViT-B features).
+context computed per prompt, every mask decoded. Our side's process calls `engine.runtime.allocator.tune_allocator()`;
+the baseline's has the C library as it comes, like the published code (decoding hardly gains from it: without it on
+either side a run by hand gave 71 for the grid and 126 for the box of ViT-B features).
 "Grid" is the mask of the best-scored point, which is what the published evaluation reads; the masks of both sides are
 compared pixel by pixel. Weights are random, so logits lie close around zero, and a pixel within rounding of it (1e-5)
 can fall on either side. The aim for 32 x 32 points is for the paper's width; at the lite width a slice's context costs
@@ -21,8 +21,8 @@ next to nothing, so that the points are nearly all there is to pay for from 9 x 
 Training, 8 slices x 1 point, is the published sampling: nothing is shared there between prompts, both sides do the
 same convolutions, at nearly what the processor can do, and what is saved is all the rest. With several points per
 slice the context is shared. "Kept in memory" has this project's own code on both sides, with and without what is
-kept: PRIM's tokens of a grid (`model/token_memory.py`), and freed memory (`engine/allocator.py`). Losses are Dice +
-BCE + 10 MSE; the optimiser's step is left out on both sides.
+kept: PRIM's tokens of a grid (`model/token_cache.py`), and freed memory (`engine/runtime/allocator.py`). Losses are
+Dice + BCE + 10 MSE; the optimiser's step is left out on both sides.
 
 segment-anything's automatic mask generator itself needs torchvision and is not run: its mask head on the same points,
 in its batches of 64, is.

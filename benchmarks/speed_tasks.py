@@ -29,14 +29,16 @@ sys.path[:0] = [str(HERE.parent / "DeSAMSegment"), str(HERE.parent / "Testing"),
 
 import formula  # noqa: E402
 import naive  # noqa: E402
-from DeSAMSegmentLib.data.features import FeatureCache  # noqa: E402
+from DeSAMSegmentLib.data.feature_cache import FeatureCache  # noqa: E402
+from DeSAMSegmentLib.engine.runtime.features import LEVELS, quantise, to_stored  # noqa: E402
 from DeSAMSegmentLib.model import sam  # noqa: E402
 from DeSAMSegmentLib.model.backbones import build_backbone  # noqa: E402
 from DeSAMSegmentLib.model.config import WIDTHS, DeSAMConfig  # noqa: E402
 from DeSAMSegmentLib.model.desam import DeSAM  # noqa: E402
 from DeSAMSegmentLib.model.image_encoder import ImageEncoder  # noqa: E402
 from DeSAMSegmentLib.model.reference import tensors_from_reference  # noqa: E402
-from DeSAMSegmentLib.model.token_memory import TokenMemory  # noqa: E402
+from DeSAMSegmentLib.model.slice_decoder import SliceDecoder  # noqa: E402
+from DeSAMSegmentLib.model.token_cache import TokenCache  # noqa: E402
 from DeSAMSegmentLib.model.types import Features, Prompts  # noqa: E402
 
 # Level widths and PDMM width of the three shapes.
@@ -96,7 +98,7 @@ def vit(name: str, precision: str) -> ImageEncoder:
         if "rel_pos" in part or "pos_embed" in part:  # zero as built, which no trained encoder has
             torch.nn.init.normal_(parameter, std=0.1)
     if precision == "bf16":
-        encoder.half_precision(torch.bfloat16)
+        encoder.finish(torch.bfloat16)
     return encoder.requires_grad_(False)
 
 
@@ -189,10 +191,10 @@ def decode_box(side: str, shape: str, batches: int | None = None) -> Callable[[]
 def decode_again(side: str, shape: str, points: int) -> Callable[[], Any]:
     """The best point's mask by our own decoder; the side "ours" has scored these points on this slice before."""
     slice_features, prompts, model = features(shape, 1), Prompts.points(grid(shape, round(points**0.5))), ours(shape)
-    memory = (TokenMemory(), "slice") if side == "ours" else None
+    known = (TokenCache(), "slice") if side == "ours" else None
 
     def run() -> dict[str, Any]:
-        decoder = model.begin(slice_features, memory)
+        decoder = SliceDecoder(model, slice_features, known)
         best = int(decoder.score(prompts).argmax())
         return {"mask": (decoder.masks([best])[0, 0] > 0).numpy()}
 
@@ -276,7 +278,9 @@ def cache(side: str, what: str, codec: str = "float16") -> Callable[[], Any]:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     if side == "ours":
         store = FeatureCache(folder, codec=codec)
-        store.put("slice", arrays)
+        named = {name: torch.from_numpy(array)[None] for name, array in arrays.items()}
+        computed = Features([named[name] for name in LEVELS], named["neck"])
+        store.put("slice", to_stored(quantise(computed, codec)))
 
         def read() -> int:
             stored = store.get("slice")
@@ -284,19 +288,19 @@ def cache(side: str, what: str, codec: str = "float16") -> Callable[[], Any]:
             return sum(int(array.view(np.uint8).sum(dtype=np.uint8)) for array in stored.arrays.values())
 
         def write() -> int:
-            store.put("slice", arrays)
+            store.put("slice", to_stored(quantise(computed, codec)))
             return store.size_bytes()
 
         return read if what == "read" else write
     path = folder / "slice.npz"
-    np.savez_compressed(path, **arrays)
+    np.savez_compressed(path, allow_pickle=True, **arrays)
 
     def read_published() -> int:
         with np.load(path) as stored:
             return sum(stored[name].size for name in stored.files)
 
     def write_published() -> int:
-        np.savez_compressed(path, **arrays)
+        np.savez_compressed(path, allow_pickle=True, **arrays)
         return path.stat().st_size
 
     return read_published if what == "read" else write_published
@@ -313,7 +317,7 @@ def serve(connection: Any, side: str, threads: int) -> None:
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
     if side == "ours":
-        from DeSAMSegmentLib.engine.allocator import tune_allocator
+        from DeSAMSegmentLib.engine.runtime.allocator import tune_allocator
 
         tune_allocator()
     while (order := connection.recv()) is not None:

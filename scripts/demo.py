@@ -1,7 +1,7 @@
 """The whole job on one real image, in the order a user does it: draw a few slices, train, segment, measure.
 
 The image is the MNI152 T1 template that the nilearn package carries (a brain without its skull, 1 mm voxels);
-its white-matter map from the same package is the truth. Cut into 37 axial slices of 5 mm, of which only 10
+its white-matter map from the same package is the ground truth. Cut into 37 axial slices of 5 mm, of which only 10
 are "drawn", that is, handed to the training. Everything goes to demo-output/. No network, no GPU; about five
 minutes on two cores.
 
@@ -14,21 +14,25 @@ import argparse
 import importlib.util
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from DeSAMSegmentLib.cli.view import TextView
+from desam_cli.view import TextView
 from DeSAMSegmentLib.data.cases import Case
-from DeSAMSegmentLib.data.features import FeatureCache
+from DeSAMSegmentLib.data.feature_cache import FeatureCache
+from DeSAMSegmentLib.data.reading import read_volume
 from DeSAMSegmentLib.data.slices import Slices, SliceSpec
-from DeSAMSegmentLib.data.volume import Volume, read_volume, write_labelmap, write_segmentation
-from DeSAMSegmentLib.engine.evaluate import evaluate
-from DeSAMSegmentLib.engine.events import Finished, Progress, Saved
-from DeSAMSegmentLib.engine.loading import DeSAM
-from DeSAMSegmentLib.engine.metrics import score_label
+from DeSAMSegmentLib.data.volume import Volume
+from DeSAMSegmentLib.data.writing import write_labelmap, write_segmentation
+from DeSAMSegmentLib.engine.evaluate.evaluate import evaluate
+from DeSAMSegmentLib.engine.evaluate.metrics import score_label
+from DeSAMSegmentLib.engine.events import Event, Finished, Log, Progress, Saved
 from DeSAMSegmentLib.engine.options import SegmentOptions, TrainOptions
-from DeSAMSegmentLib.engine.segment import segment
-from DeSAMSegmentLib.engine.train import train
+from DeSAMSegmentLib.engine.runtime.session import Session
+from DeSAMSegmentLib.engine.segment.segment import segment
+from DeSAMSegmentLib.engine.train.train import train
 
 # A label map has one value per voxel: "brain" is what of the brain is not white matter.
 LABELS = {1: "brain", 2: "white_matter"}
@@ -69,7 +73,7 @@ def draw(labels: np.ndarray) -> np.ndarray:
     return drawn
 
 
-def follow(events, view: TextView, quiet: tuple[type, ...] = ()):
+def follow(events: Iterable[Event], view: TextView, quiet: tuple[type, ...] = ()) -> Any:
     """Shows the events of an engine and returns the result of its last one."""
     result = None
     for event in events:
@@ -93,13 +97,13 @@ def main() -> None:
     shutil.rmtree(out, ignore_errors=True)
     begun = time.monotonic()
     view = TextView()
-    cache = FeatureCache(out / "cache")
+    session = Session(cache=FeatureCache(out / "cache"))  # all jobs share the image encoder and its features
 
     # 1. A user opens a volume and draws on a few slices.
-    volume, truth = mni152()
-    drawn = draw(truth)
+    volume, target = mni152()
+    drawn = draw(target)
     slices = sorted(set(np.flatnonzero(drawn.any(axis=(1, 2))).tolist()))
-    view.say(f"MNI152 T1, {truth.shape[0]} axial slices; drawn are {', '.join(map(str, slices))}.")
+    view.show(Log(f"MNI152 T1, {target.shape[0]} axial slices; drawn are {', '.join(map(str, slices))}."))
     write_labelmap(out / "drawn.nii.gz", drawn, volume)
 
     # 2. The decoder is fine-tuned on exactly those.
@@ -113,37 +117,37 @@ def main() -> None:
         patience=None,
         styles=arguments.styles,
     )
-    trained = follow(train([case], LABELS, out / "run", options, cache=cache), view, quiet=(Saved,))
+    trained = follow(train([case], LABELS, out / "run", options, session), view, quiet=(Saved,))
 
     # 3. It segments every slice of the volume, without a click, in both modes. 4. Each result is measured.
-    model = DeSAM.load(trained.best)
+    model = session.model(trained.best)
     figures = {}
     for mode in ("grid", "box"):
         # Slices above the head are black and stay empty by themselves; keeping each label's largest part takes
         # away the specks that a model of ten slices still paints beside the brain.
         choice = SegmentOptions(mode=mode, largest_component=True)
-        result = follow(segment(volume, model, choice, cache=cache), view)
+        result = follow(segment(volume, model, choice, session), view)
         write_segmentation(out / f"brain-{mode}.seg.nrrd", result.labels, volume, model.card.labels)
         write_labelmap(out / mode / "mni152.nii.gz", result.labels, volume)
-        full = Case("mni152", volume, truth)
+        full = Case("mni152", volume, target)
         follow(evaluate([full], LABELS, out / f"report-{mode}", predictions=out / mode), view, (Saved, Progress))
-        figures[mode] = never_drawn(result.labels, truth, volume, slices)
-        view.say(
-            f"{mode}: on the {truth.shape[0] - len(slices)} slices that were never drawn, Dice "
-            + ", ".join(f"{name} {dice:.3f}" for name, dice in figures[mode].items())
-        )
+        figures[mode] = never_drawn(result.labels, target, volume, slices)
+        dices = ", ".join(f"{name} {dice:.3f}" for name, dice in figures[mode].items())
+        view.show(Log(f"{mode}: on the {target.shape[0] - len(slices)} slices that were never drawn, Dice {dices}"))
     view.close()
     shutil.rmtree(out / "cache")
     tell(out, figures, time.monotonic() - begun)
 
 
-def never_drawn(found: np.ndarray, truth: np.ndarray, volume: Volume, drawn: list[int]) -> dict[str, float | None]:
+def never_drawn(found: np.ndarray, target: np.ndarray, volume: Volume, drawn: list[int]) -> dict[str, float | None]:
     """Dice over the slices the training never saw, per label and for the whole brain: the honest figure."""
     slices = Slices(volume, SliceSpec.for_volume(volume, axis="axial"))
-    unseen = np.ones(truth.shape[slices.axis], bool)
+    unseen = np.ones(target.shape[slices.axis], bool)
     unseen[drawn] = False
-    scores = {name: score_label(found, truth, value, slices, unseen)["all"].dice for value, name in LABELS.items()}
-    whole = score_label((found > 0).astype(np.uint8), (truth > 0).astype(np.uint8), 1, slices, unseen)
+    scores = {
+        name: score_label(found == value, target == value, slices, unseen)["all"].dice for value, name in LABELS.items()
+    }
+    whole = score_label(found > 0, target > 0, slices, unseen)
     return {**scores, "brain with white matter": whole["all"].dice}
 
 

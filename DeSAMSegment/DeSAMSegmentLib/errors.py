@@ -1,10 +1,15 @@
-"""Failures a user can act on: one line that says what happened and what to do about it.
+"""Failures a user can act on: what happened, what to do about it, and for the faces a kind with data.
 
-Every face of the program (panel, console, command line) shows ``str(error)`` as it stands, so the text is written
-for a radiology researcher. Anything that is not a ``DeSAMError`` is a defect of the program and keeps its traceback.
+An engine says what is the case; it does not know whether a panel or a command line is listening. What to do is said
+here only where it is the same for everybody ("Export it again"). Where it differs, the error has a ``kind`` and data,
+and each face has words of its own for it: ``desam_cli/remedies.py``, ``panel/kit/remedies.py``. Anything that is not a
+``DeSAMError`` is an internal error and keeps its traceback.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class DeSAMError(Exception):
@@ -12,13 +17,21 @@ class DeSAMError(Exception):
 
     Arguments:
       what: what happened, one sentence, naming the file or node concerned.
-      do: what the user can do about it, one sentence; may be empty.
+      do: what the user can do about it, whichever face they use; may be empty.
+      kind: what the faces look their own remedy up by; empty where ``do`` is enough.
+      data: what a face's remedy may name: text and numbers.
     """
 
-    def __init__(self, what: str, do: str = "") -> None:
+    def __init__(self, what: str, do: str = "", *, kind: str = "", **data: Any) -> None:
         self.what = " ".join(what.split())
         self.do = " ".join(do.split())
+        self.kind, self.data = kind, data
         super().__init__(f"{self.what} {self.do}".strip())
+
+    def in_words(self, remedies: Mapping[str, str]) -> str:
+        """What happened and what a face advises: its own remedy for this kind, or the general one."""
+        remedy = remedies.get(self.kind)
+        return f"{self.what} {remedy.format(**self.data) if remedy else self.do}".strip()
 
 
 class BadInput(DeSAMError):
@@ -42,7 +55,7 @@ class BadModelFile(BadInput):
 
 
 class WeightsMissing(BadInput):
-    """The weights of a frozen backbone are not on this computer."""
+    """The weights of a frozen backbone are not installed."""
 
 
 class DownloadFailed(DeSAMError):

@@ -101,7 +101,8 @@ class ctkPathLineEdit(qt.QWidget):
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
-        self._filters, self._nameFilters, self._settingKey = 0, [], ""
+        self._nameFilters: list[str] = []
+        self._filters, self._settingKey = 0, ""
         layout = qt.QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         self._line, self._browse = qt.QLineEdit(self), qt.QToolButton(self)
@@ -121,44 +122,4 @@ class ctkPathLineEdit(qt.QWidget):
     settingKey = Property(str, lambda self: self._settingKey, lambda self, v: setattr(self, "_settingKey", v))
 
 
-class ctkSliderWidget(qt.QWidget):
-    """A number with a slider beside it."""
-
-    valueChanged = Signal(float)
-
-    def __init__(self, parent: Any = None) -> None:
-        super().__init__(parent)
-        layout = qt.QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        self._slider, self._box = qt.QSlider(Qt.Horizontal, self), qt.QDoubleSpinBox(self)
-        layout.addWidget(self._slider, 1)
-        layout.addWidget(self._box)
-        self._slider.valueChanged.connect(lambda value: self._box.setValue(value * self._box.singleStep))
-        self._box.valueChanged.connect(self._boxMoved)
-
-    def _boxMoved(self, value: float) -> None:
-        self._slider.setValue(round(value / self._box.singleStep))
-        self.valueChanged.emit(value)
-
-    def _range(self) -> None:
-        step = self._box.singleStep
-        self._slider.setRange(round(self._box.minimum / step), round(self._box.maximum / step))
-
-    def _forward(name: str, rescale: bool = True) -> Any:
-        def write(self: Any, value: float) -> None:
-            setattr(self._box, name, value)
-            if rescale:
-                self._range()
-
-        return Property(float, lambda self: getattr(self._box, name), write)
-
-    value = _forward("value", False)
-    minimum, maximum, singleStep = _forward("minimum"), _forward("maximum"), _forward("singleStep")
-    decimals = Property(int, lambda self: self._box.decimals, lambda self, v: self._box.setDecimals(v))
-    suffix = Property(str, lambda self: self._box.suffix, lambda self, v: self._box.setSuffix(v))
-
-    def setValue(self, value: float) -> None:
-        self._box.setValue(value)
-
-
-qt.register(ctkCollapsibleButton, ctkPathLineEdit, ctkSliderWidget)
+qt.register(ctkCollapsibleButton, ctkPathLineEdit)

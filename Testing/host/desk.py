@@ -16,7 +16,7 @@ PATIENCE = 540.0  # seconds; this machine may be busy with other things
 
 
 class Answers:
-    """Stands in for ``panel/questions.py``: answers what the test expects to be asked, and remembers."""
+    """Stands in for ``panel/kit/questions.py``: answers what the test expects to be asked, and remembers."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []

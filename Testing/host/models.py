@@ -5,16 +5,27 @@ Its masks are blobs without meaning but not empty, and the same on every run: wh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+RECOMMENDED = {"mode": "box", "points": 3, "iou_threshold": 0.0, "largest_component": False}
 
 
-def writeModel(name: str = "blobs", labels: tuple[str, ...] = ("organ",)) -> Path:
-    """Puts the model into the library; imports torch."""
+def writeModel(
+    name: str = "blobs", labels: tuple[str, ...] = ("organ",), inference: Mapping[str, Any] = RECOMMENDED
+) -> Path:
+    """Puts the model into the library; imports torch.
+
+    Arguments:
+      inference: what its card recommends.
+    """
     import torch
     from DeSAMSegmentLib.data.slices import SliceSpec
-    from DeSAMSegmentLib.engine.loading import DeSAM, sam_tensors
-    from DeSAMSegmentLib.model.backbones import BACKBONES
+    from DeSAMSegmentLib.engine.runtime.loading import DeSAM
+    from DeSAMSegmentLib.engine.runtime.session import sam_tensors
     from DeSAMSegmentLib.model.config import DeSAMConfig
+    from DeSAMSegmentLib.model.registry import BACKBONES
     from DeSAMSegmentLib.store import weights
     from DeSAMSegmentLib.store.card import ModelCard
     from DeSAMSegmentLib.store.library import Library
@@ -37,7 +48,7 @@ def writeModel(name: str = "blobs", labels: tuple[str, ...] = ("organ",)) -> Pat
         backbone_sha256=weights.sha256_of(weights.find(backbone.id)),
         architecture=config.to_dict(),
         slices=spec.to_dict(),
-        inference={"mode": "box", "points": 3, "iou_threshold": 0.0, "largest_component": False},
+        inference=dict(inference),
     )
     path = Library().folder / f"{name}.desam"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ class ScriptedLoadableModule:
         self.moduleName = type(self).__name__
 
     def resourcePath(self, name: str) -> str:
-        return str(Path(sys.modules[self.moduleName].__file__).parent / "Resources" / name)
+        return str(Path(str(sys.modules[self.moduleName].__file__)).parent / "Resources" / name)
 
 
 class ScriptedLoadableModuleWidget:
@@ -36,7 +36,7 @@ class ScriptedLoadableModuleWidget:
         pass
 
     def resourcePath(self, name: str) -> str:
-        return str(Path(sys.modules[self.moduleName].__file__).parent / "Resources" / name)
+        return str(Path(str(sys.modules[self.moduleName].__file__)).parent / "Resources" / name)
 
     def cleanup(self) -> None:
         pass
@@ -87,6 +87,8 @@ class LoadedModule:
     def __init__(self, path: Path) -> None:
         self.name = path.stem
         specification = importlib.util.spec_from_file_location(self.name, path)
+        assert specification is not None
+        assert specification.loader is not None
         self.file = importlib.util.module_from_spec(specification)
         sys.modules[self.name] = self.file
         specification.loader.exec_module(self.file)

@@ -32,6 +32,14 @@ class qMRMLWidget(qt.QWidget):
         return self._scene
 
 
+def _flag(name: str) -> Any:
+    def write(self: Any, value: bool) -> None:
+        self._flags[name] = bool(value)
+        self._refresh()
+
+    return Property(bool, lambda self: self._flags.get(name, False), write)
+
+
 class qMRMLNodeComboBox(qt.QWidget):
     """Lists the scene's nodes of given types; follows nodes that come, go and are renamed.
 
@@ -138,13 +146,6 @@ class qMRMLNodeComboBox(qt.QWidget):
     def _setNoneDisplay(self, text: str) -> None:
         self._noneDisplay = text
         self._fill(self.nodes(), self._currentID)
-
-    def _flag(name: str) -> Any:
-        def write(self: Any, value: bool) -> None:
-            self._flags[name] = bool(value)
-            self._refresh()
-
-        return Property(bool, lambda self: self._flags.get(name, False), write)
 
     nodeTypes = Property("QStringList", lambda self: self._types, _setTypes)
     noneDisplay = Property(str, lambda self: self._noneDisplay, _setNoneDisplay)

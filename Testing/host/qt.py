@@ -25,7 +25,9 @@ if sys.version_info < (3, 12):
 
 _MODULES = (QtCore, QtGui, QtWidgets)
 _STATIC_WINS = {("QTimer", "singleShot")}  # a static function hides the property of that name, in Slicer too
-_VIRTUAL = ("sizeHint", "minimumSizeHint")  # Qt itself asks Python for these: as attributes they would ask back
+# Qt itself asks Python for these: as attributes they would ask back
+_VIRTUAL = ("sizeHint", "minimumSizeHint")
+_VIRTUAL_OF = {("QProgressBar", "text")}
 _standIns: dict[str, type] = {}
 
 
@@ -43,9 +45,9 @@ def _connect(self: QtCore.QObject, signal: str, slot: Any) -> Any:
     """``button.connect("clicked(bool)", slot)``: in PythonQt, the one way to name a signal that has overloads."""
     name = signal.split("(")[0]
     meta = QtCore.QObject.metaObject(self)
-    signature = QtCore.QMetaObject.normalizedSignature(signal).data().decode()
+    signature = QtCore.QMetaObject.normalizedSignature(signal).data()
     isOwn = type(self).__module__.startswith("host.") and name in {key for t in type(self).__mro__ for key in vars(t)}
-    if meta.indexOfSignal(signature) < 0 and not isOwn:
+    if meta.indexOfSignal(bytes(signature).decode()) < 0 and not isOwn:
         raise AttributeError(f"{meta.className()} has no signal {signal}")
     overloads = {m.methodSignature().data() for m in map(meta.method, range(meta.methodCount())) if m.name() == name}
     bound = getattr(self, name)
@@ -64,7 +66,7 @@ def _behaveAsPythonQt(cls: type) -> None:
     meta = cls.staticMetaObject
     for index in range(meta.propertyOffset(), meta.propertyCount()):
         name = meta.property(index).name()
-        if (cls.__name__, name) not in _STATIC_WINS and name not in _VIRTUAL:
+        if (cls.__name__, name) not in _STATIC_WINS | _VIRTUAL_OF and name not in _VIRTUAL:
             setattr(cls, name, _attribute(name))
     if hasattr(cls, "exec"):
         cls.exec_ = cls.exec

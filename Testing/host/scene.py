@@ -50,6 +50,13 @@ def _keepSubjectHierarchy(scene: Any) -> None:
         if item:
             hierarchy.RemoveItem(item, False)
 
+    def closed(caller: Any, event: str) -> None:
+        """A hierarchy that was emptied keeps an item from before, over which a scene loaded later stumbles."""
+        hierarchy = scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
+        if hierarchy:
+            scene.RemoveNode(hierarchy)
+
+    scene.AddObserver(slicer.vtkMRMLScene.EndCloseEvent, closed)
     scene.AddObserver(slicer.vtkMRMLScene.NodeAddedEvent, added)
     scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, removed)
 

@@ -1,7 +1,7 @@
 """Data sets: nnU-Net raw folders, what a case is, and which cases train and which validate.
 
-FOLDER/dataset.json                 labels: name -> value
-FOLDER/imagesTr/CASE_0000.nii.gz    FOLDER/labelsTr/CASE.nii.gz
+FOLDER/dataset.json                 labels: name -> value, or values of a region
+FOLDER/imagesTr/CASE_0000.nii.gz    FOLDER/labelsTr/CASE.nii.gz, or CASE.seg.nrrd with names of its own
 FOLDER/imagesTs/, labelsTs/         optional
 FOLDER/domains.csv                  optional, two columns: case,domain
 """
@@ -11,26 +11,33 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import BadDataset, BadInput, BadLabels
-from .reading import as_labels, read_labels, read_volume
-from .volume import Volume, resample_labels
+from .grid import resample_labels
+from .labels import IGNORE, LabelMap, Matcher, Names, drawn, label_values, plain
+from .volume import Volume
+
+LARGEST_VALUE = 65535  # of a label
 
 
 @dataclass(frozen=True)
 class Case:
-    """One image and, if known, its truth.
+    """One image and, where it is known, its ground truth.
 
     Attributes:
       image: a file, a DICOM folder, or a volume in memory.
       labels: a file, or an array on the image's grid; None when there is none.
       domain: site, scanner or sequence.
-      slices: "all" slices carry truth, or only the "labelled" ones (a user who drew on 5 of 60).
+      slices: "all" slices carry ground truth, or only the "labelled" ones (a user who drew on 5 of 60).
+      names: label to its values in the label map, without the background; empty when nobody says. Names in the label
+        file itself count more.
+      series: which one of a DICOM folder, see ``read_volume``.
     """
 
     name: str
@@ -38,11 +45,18 @@ class Case:
     labels: Path | np.ndarray | None = None
     domain: str = ""
     slices: str = "all"
+    names: Names = field(default_factory=dict)
+    series: str = ""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set on disk; nothing is read but names. ``labels``: value to name, without the background."""
+    """A data set on disk; nothing is read but names.
+
+    Attributes:
+      labels: value to name as a model would have them, without the background; the value of a region is its place in
+        ``regions_class_order``, or a free one.
+    """
 
     name: str
     cases: list[Case]
@@ -62,39 +76,69 @@ def read_dataset(folder: str | Path) -> Dataset:
     folder = Path(folder)
     if not folder.is_dir():
         raise BadDataset(f"There is no folder {folder}.", "Check the spelling.")
-    labels, ending = _read_description(folder)
+    description = _read_description(folder)
+    names = _declared(description, folder / "dataset.json")
+    ending = str(description.get("file_ending", ".nii.gz"))
     domains = _read_domains(folder)
-    cases = _find_cases(folder, "Tr", ending, domains, strict=True)
+    cases = _find_cases(folder, "Tr", ending, domains, names, strict=True)
     if not cases:
         raise BadDataset(
             f"The data set {folder.name} has no images in imagesTr.",
             f"Put images named CASE_0000{ending} there and label maps named CASE{ending} into labelsTr.",
         )
-    tests = _find_cases(folder, "Ts", ending, domains, strict=False)
+    tests = _find_cases(folder, "Ts", ending, domains, names, strict=False)
+    labels = label_values(names, description.get("regions_class_order"))
     return Dataset(folder.name, cases, labels, tests, folder)
 
 
-def _read_description(folder: Path) -> tuple[dict[int, str], str]:
+def names_in(folder: Path) -> Names:
+    """What a dataset.json in a folder of label maps calls their values; nothing where there is none."""
+    return _declared(_read_description(folder), folder / "dataset.json") if (folder / "dataset.json").is_file() else {}
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / "dataset.json"
     try:
         description = json.loads(path.read_text(encoding="utf-8-sig"))
-        raw = description["labels"]
-        # Version 2 of the format maps names to values, version 1 values to names.
-        pairs = [(k, v) if isinstance(v, str) else (v, k) for k, v in raw.items()]
-        labels = {int(value): str(name) for value, name in pairs if int(value) != 0}
-        ending = str(description.get("file_ending", ".nii.gz"))
     except FileNotFoundError:
         raise BadDataset(
             f"{folder} is not a data set: it has no dataset.json.",
             "Give an nnU-Net raw folder: dataset.json, imagesTr and labelsTr.",
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except json.JSONDecodeError as problem:
         raise BadDataset(
-            f"{path} cannot be used.", 'It needs "labels": {"background": 0, "organ": 1}, one number per name.'
+            f"{path} is not JSON: line {problem.lineno}, column {problem.colno}: {problem.msg}.", "Correct that line."
         ) from None
-    if not labels:
+    except (OSError, ValueError, RecursionError):
+        raise BadDataset(f"{path} cannot be read.", "Save it as JSON in UTF-8.") from None
+    if not isinstance(description, dict) or not isinstance(description.get("labels"), dict):
+        raise BadDataset(f"{path} has no labels.", 'It needs "labels": {"background": 0, "organ": 1}.')
+    return description
+
+
+def _declared(description: dict[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
+    """label -> values, background left out."""
+    names: dict[str, tuple[int, ...]] = {}
+    for key, entry in description["labels"].items():
+        # version 2 of the format maps names to values, version 1 values to names
+        name, given = (entry, [key]) if isinstance(entry, str) else (key, entry if isinstance(entry, list) else [entry])
+        try:
+            values = tuple(int(str(value)) for value in given)
+        except ValueError:
+            values = (-1,)
+        if not all(0 <= value <= LARGEST_VALUE for value in values):
+            raise BadDataset(
+                f"{path} gives the label {name} the value {entry}.",
+                f"Values are whole numbers from 1 to {LARGEST_VALUE}.",
+            )
+        if values == (0,):
+            continue
+        if plain(name) in map(plain, names):
+            raise BadDataset(f"{path} names two labels {name}, give or take case and hyphens.", "Rename one of them.")
+        names[str(name)] = values
+    if not names.keys() - {IGNORE}:
         raise BadDataset(f"{path} names no label but the background.", 'Add the organ to "labels".')
-    return dict(sorted(labels.items())), ending
+    return names
 
 
 def _read_domains(folder: Path) -> dict[str, str]:
@@ -111,28 +155,32 @@ def _read_domains(folder: Path) -> dict[str, str]:
         raise BadDataset(f"{path} cannot be read ({error}).", "Save it as CSV in UTF-8.") from None
 
 
-def _find_cases(folder: Path, part: str, ending: str, domains: dict[str, str], strict: bool) -> list[Case]:
+def _find_cases(
+    folder: Path, part: str, ending: str, domains: dict[str, str], names: Names, strict: bool
+) -> list[Case]:
     cases = []
-    for image in sorted((folder / f"images{part}").glob(f"*_0000{ending}")):
+    for image in sorted((folder / f"images{part}").glob(f"[!.]*_0000{ending}")):  # "._" files are a Mac's
         name = image.name[: -len(f"_0000{ending}")]
-        labels = folder / f"labels{part}" / f"{name}{ending}"
-        known = labels.exists()
-        if strict and not known:
+        wanted = [folder / f"labels{part}" / f"{name}{suffix}" for suffix in (ending, ".seg.nrrd")]
+        labels = next((path for path in wanted if path.exists()), None)
+        if strict and labels is None:
             raise BadDataset(
-                f"The image {image.name} of {folder.name} has no label map {labels.name} in labels{part}.",
+                f"The image {image.name} of {folder.name} has no label map {wanted[0].name} in labels{part}.",
                 "Add it, or move the image to imagesTs.",
             )
-        cases.append(Case(name, image, labels if known else None, domains.get(name, "")))
+        cases.append(Case(name, image, labels, domains.get(name, ""), names=names))
     return cases
 
 
-def load(case: Case) -> tuple[Volume, np.ndarray | None]:
-    """The image of a case and its labels on the image's grid (uint8 or uint16), or None without labels.
+def load_case(case: Case) -> tuple[Volume, LabelMap | None]:
+    """The image of a case and its label map on the image's grid, or None without one.
 
     Raises:
       BadVolume, BadLabels: one line each.
     """
-    volume = case.image if isinstance(case.image, Volume) else read_volume(case.image)
+    from .reading import as_labels, read_labels, read_volume  # SimpleITK, which a list of cases does not need
+
+    volume = case.image if isinstance(case.image, Volume) else read_volume(case.image, case.series)
     if case.labels is None:
         return volume, None
     if isinstance(case.labels, np.ndarray):
@@ -141,53 +189,71 @@ def load(case: Case) -> tuple[Volume, np.ndarray | None]:
                 f"The labels of {case.name} have shape {case.labels.shape}, its image {volume.array.shape}.",
                 "Give labels on the image's own voxels.",
             )
-        return volume, as_labels(case.labels, f"The label array of {case.name}")
-    return volume, resample_labels(read_labels(case.labels), volume)
+        title = f"The label array of {case.name}"
+        return volume, LabelMap(as_labels(case.labels, title), volume.ijk_to_ras, title, names=case.names)
+    labels = resample_labels(read_labels(case.labels), volume)
+    return volume, labels if labels.names else replace(labels, names=case.names)
 
 
-def load_labelled(case: Case) -> tuple[Volume, np.ndarray]:
-    """The image of a case and its labels on the image's grid.
+def load_labelled(case: Case) -> tuple[Volume, LabelMap]:
+    """The image of a case and its label map on the image's grid.
 
     Raises:
       BadVolume, BadLabels: for what cannot be read, and for a case without labels.
     """
-    volume, truth = load(case)
-    if truth is None:
+    volume, labels = load_case(case)
+    if labels is None:
         raise BadLabels(f"The case {case.name} has no labels.", "Add its label map, or leave the case out.")
-    return volume, truth
+    return volume, labels
 
 
-def require_labels(cases: Iterable[Case], values: Iterable[int]) -> None:
-    """Checks before a long job that every label asked for is drawn in at least one case.
+class CaseStore:
+    """Labelled cases, each read once however often it is asked for.
 
-    Raises:
-      BadLabels: naming the absent values and those that are there.
+    What does not fit into ``memory_bytes`` is kept uncompressed in ``folder`` and mapped from there.
+
+    Arguments:
+      matcher: finds the labels that matter in each case's label map.
+      folder: for this purpose only; the caller removes it.
     """
-    missing, seen = set(values), set[int]()
-    names = []
-    for case in cases:
-        if not missing:
-            return
-        if case.labels is None:
-            continue
-        array = case.labels if isinstance(case.labels, np.ndarray) else read_labels(case.labels).array
-        present = {int(v) for v in np.unique(array)} - {0}
-        names.append(case.name)
-        seen |= present
-        missing -= present
-    if missing:
-        where = f"the label map of {names[0]}" if len(names) == 1 else f"any of the {len(names)} label maps"
-        there = ", ".join(map(str, sorted(seen))) or "none"
-        raise BadLabels(
-            f"Label {', '.join(map(str, sorted(missing)))} does not occur in {where}.",
-            f"Labels that do occur: {there}. Choose among these, or correct the labels in dataset.json.",
-        )
+
+    def __init__(self, matcher: Matcher, folder: Path, memory_bytes: float = 1e9) -> None:
+        self.matcher, self.folder, self._left = matcher, folder, memory_bytes
+        self.notes: list[str] = []  # about how cases were read
+        self._kept: dict[int, tuple[Case, Volume, np.ndarray]] = {}  # by the case's identity: names may repeat
+
+    def load(self, case: Case) -> tuple[Volume, np.ndarray]:
+        """The image and memberships (K, J, I) on its grid. Raises BadVolume, BadLabels."""
+        if id(case) not in self._kept:
+            volume, labels = load_labelled(case)
+            self.notes += [f"{case.name}: {each.note}" for each in (volume, labels) if each.note]
+            members = self.matcher.members(case.name, labels)
+            # an image that the caller holds is in memory anyway
+            size = members.nbytes + (0 if isinstance(case.image, Volume) else volume.array.nbytes)
+            if size > self._left:
+                volume = replace(volume, array=self._mapped(volume.array, "image"))
+                members = self._mapped(members, "labels")
+            else:
+                self._left -= size
+            self._kept[id(case)] = case, volume, members
+        return self._kept[id(case)][1:]
+
+    def remarks(self) -> list[str]:
+        """What should be said about the cases read so far; each is said once."""
+        notes, self.notes = self.notes, []
+        return notes + self.matcher.remarks()
+
+    def _mapped(self, array: np.ndarray, what: str) -> np.ndarray:
+        path = self.folder / f"{len(self._kept)}-{what}.npy"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        np.save(path, array)  # written, not mapped: a full disk is an error here and not the end of the process
+        return np.load(path, mmap_mode="r")
 
 
-def labelled_slices(labels_kji: np.ndarray, axis: int) -> np.ndarray:
+def labelled_slices(members: np.ndarray, axis: int) -> np.ndarray:
     """Array indices along ``axis`` of the slices with at least one labelled voxel, ascending."""
     others = tuple(a for a in range(3) if a != axis)
-    return np.flatnonzero((np.asarray(labels_kji) != 0).any(axis=others))
+    return np.flatnonzero(drawn(members).any(axis=others))
 
 
 def split(

@@ -1,119 +1,157 @@
-"""What SimpleITK's NIfTI reader does not check, or is too strict about.
+"""NIfTI files by nibabel's header: exact affines, sheared ones included, and every byte accounted for.
 
-It fills what a cut file lacks with zeros, turns NaN and infinity into zeros without a word, and refuses axes that are a
-hair off the right angle, as registration tools write them. Offsets are those of the NIfTI-1 header
-(nifti.nimh.nih.gov).
+SimpleITK's reader fills what a cut file lacks with zeros, turns NaN into zeros without a word, and refuses axes that
+are a hair off the right angle.
 """
 
 from __future__ import annotations
 
 import gzip
 import math
-import os
-import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import product
+import zlib
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import nibabel
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
 
-from .grid import COPY_AGAIN, REPLACE_THEM, Refusal
+from ..errors import BadInput
+from .grid import SAME_PLACE, displacement
+from .volume import COPY_AGAIN, EXTRACT_FRAME, LPS_FROM_RAS, TO_GREY, Refusal
 
-SIZE, SIZE_2 = 348, 540  # bytes of the headers of NIfTI-1 and NIfTI-2, which begin with this number
-PERMISSIVE = "ITK_NIFTI_SFORM_PERMISSIVE"  # ITK then takes the nearest right-angled axes
-FLOATS = {16: "f4", 64: "f8"}  # the header's datatype codes that can hold NaN
-CROOKED = 0.5  # voxels by which the corners may move when axes are straightened
+GZIP = b"\x1f\x8b"
+KINDS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}  # by the header's first number, its own size in bytes
+LARGEST_SIDE = 32767  # of NIfTI-1
 
 
-def check_complete(path: Path, error: Refusal) -> None:
-    """Compares the size the header announces with what there is, and looks for voxels that are NaN or infinite; a gzip
-    is read to its end and checksum.
+def read_nifti(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray, str]:
+    """Voxels (K, J, I), the (4, 4) IJK-to-RAS matrix, and a note where two of the file's matrices disagree.
 
     Raises:
-      error: not NIfTI, cut, or not finite. EOFError, zlib.error, gzip.BadGzipFile: a damaged gzip.
+      error: not NIfTI, cut short, damaged (a gzip is read to its checksum), several frames, colour.
     """
-    with _opened(path) as file:
-        header = file.read(SIZE)
-        if _byte_order(header, SIZE_2):
-            raise error(f"{path.name} is NIfTI-2, which cannot be read.", "Export it as NIfTI-1 or NRRD.")
-        expected = announced_bytes(header)
-        if expected is None:
-            raise error(f"{path.name} is not a NIfTI file, whatever its name says.", "Export the image again.")
-        offset = max(SIZE, int(struct.unpack((_byte_order(header, SIZE) or "<") + "f", header[108:112])[0]))
-        size = len(header) + len(file.read(offset - SIZE))
-        bad = 0
-        while block := file.read(1 << 20):
-            size += len(block)
-            bad += _not_finite(block, header)
-    if size < expected:
-        raise error(f"{path.name} is cut short: {size:,} of {expected:,} bytes are there.", COPY_AGAIN)
-    if bad:
-        raise error(f"{path.name} has {bad:,} voxels that are NaN or infinite.", REPLACE_THEM)
-
-
-def _not_finite(block: bytes, header: bytes) -> int:
-    """How many voxels of a piece of the file are NaN or infinite; 0 for types that cannot be."""
-    order = _byte_order(header, SIZE) or "<"
-    kind = FLOATS.get(struct.unpack(order + "h", header[70:72])[0])
-    if kind is None:
-        return 0
-    voxels = np.frombuffer(block[: len(block) // 8 * 8 if kind == "f8" else len(block) // 4 * 4], order + kind)
-    return voxels.size - int(np.count_nonzero(np.isfinite(voxels)))
-
-
-def announced_bytes(header: bytes) -> int | None:
-    """The size of the uncompressed file that a NIfTI-1 header announces; None if it is none."""
-    order = _byte_order(header, SIZE)
-    if order is None:
-        return None
-    dims = struct.unpack(order + "8h", header[40:56])
-    bits = struct.unpack(order + "h", header[72:74])[0]
-    offset = int(struct.unpack(order + "f", header[108:112])[0])
-    if not 1 <= dims[0] <= 7:
-        return None
-    return offset + math.prod(max(1, n) for n in dims[1 : dims[0] + 1]) * bits // 8
-
-
-@contextmanager
-def permissive() -> Iterator[None]:
-    """Lets ITK straighten axes for a while."""
-    before = os.environ.get(PERMISSIVE)
-    os.environ[PERMISSIVE] = "1"
     try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[PERMISSIVE]
-        else:
-            os.environ[PERMISSIVE] = before
-
-
-def straightened(path: Path, affine: np.ndarray, size: Sequence[int], error: Refusal) -> str:
-    """A sentence about axes that ITK has straightened; refuses them when that moves a corner by half a voxel.
-
-    Arguments:
-      affine: (4, 4) IJK to RAS after straightening. size: voxels along i, j, k.
-    """
-    with _opened(path) as file:
-        header = file.read(SIZE)
-    given = np.reshape(struct.unpack((_byte_order(header, SIZE) or "<") + "12f", header[280:328]), (3, 4))
-    far = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in size[:3]))])
-    moved = np.linalg.norm(far @ (given - affine[:3]).T, axis=1).max()
-    if not moved <= CROOKED * np.linalg.norm(affine[:3, :3], axis=0).min():
+        with _opened(path, error) as file:
+            header = _header(file, path, error)
+            shape = _shape(header, path, error)
+            affine, note = declared_affine(header, shape, path.name, error)
+            offset, kind = int(header.get_data_offset()), header.get_data_dtype()
+            _check_kind(kind, path, error)
+            file.read(offset - header.sizeof_hdr)
+            announced = math.prod(shape) * kind.itemsize
+            voxels = file.read(announced)
+            while file.read(1 << 20):  # to the end of a gzip, where its checksum is
+                pass
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise error(f"{path.name} is cut short or damaged inside.", COPY_AGAIN) from None
+    except OSError as problem:
+        raise error(f"{path.name} cannot be opened ({problem.strerror}).", "Check its permissions.") from None
+    except (HeaderDataError, ValueError, OverflowError):
+        raise error(f"{path.name} has a damaged header.", COPY_AGAIN) from None
+    if len(voxels) < announced:
         raise error(
-            f"{path.name} has axes that are not at right angles.",
-            "Resample it to a regular grid first, in Slicer with Resample Scalar/Vector/DWI Volume.",
+            f"{path.name} is cut short: {offset + len(voxels):,} of {offset + announced:,} bytes are there.", COPY_AGAIN
         )
-    return f"The axes of {path.name} are not quite at right angles; they were straightened (by {moved:.2g} mm)."
+    array = np.frombuffer(voxels, kind).reshape(shape)
+    return _scaled(array, header), affine, note
 
 
-def _opened(path: Path) -> IO[bytes]:
-    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+def _opened(path: Path, error: Refusal) -> IO[bytes]:
+    """The file's own bytes, uncompressed."""
+    with path.open("rb") as file:
+        compressed = file.read(2) == GZIP
+    if path.name.lower().endswith(".gz") != compressed:
+        what = "is compressed" if compressed else "is not a gzip file, whatever its name says"
+        suffix = ".nii.gz" if compressed else ".nii"
+        raise error(f"{path.name} {what}.", f"If it is a NIfTI file, rename it to {suffix}.")
+    return gzip.open(path) if compressed else path.open("rb")  # type: ignore[return-value]
 
 
-def _byte_order(header: bytes, size: int) -> str | None:
-    """The byte order in which the first number of a header is its size."""
-    orders = (order for order in "<>" if len(header) >= 348 and struct.unpack(order + "i", header[:4])[0] == size)
-    return next(orders, None)
+def _header(file: IO[bytes], path: Path, error: Refusal) -> Any:
+    start = file.read(4)
+    kind = next((KINDS[n] for order in ("little", "big") if (n := int.from_bytes(start, order)) in KINDS), None)
+    if kind is None:
+        raise error(f"{path.name} is not a NIfTI file, whatever its name says.", "Export the image again.")
+    raw = start + file.read(kind.sizeof_hdr - 4)
+    if len(raw) < kind.sizeof_hdr:
+        raise error(f"{path.name} is cut short: not even its header is complete.", COPY_AGAIN)
+    return kind(raw, check=False)
+
+
+def _shape(header: Any, path: Path, error: Refusal) -> tuple[int, ...]:
+    """(K, J, I); of an image that is 2-D, (1, J, I)."""
+    count = int(header["dim"][0])
+    sizes = [int(n) for n in header["dim"][1 : 1 + count]]
+    if not 1 <= count <= 7 or min(sizes) < 1:
+        raise error(f"{path.name} has a damaged header: its size is {sizes}.", COPY_AGAIN)
+    if sizes[3:] in ([1, 3], [1, 4]):  # the fifth axis is that of vectors
+        raise error(f"{path.name} is a colour image ({sizes[4]} values per voxel).", TO_GREY)
+    if math.prod(sizes[3:]) > 1:
+        raise error(f"{path.name} is a series of {math.prod(sizes[3:])} frames, not one volume.", EXTRACT_FRAME)
+    return tuple((*sizes, 1, 1)[:3][::-1])
+
+
+def _check_kind(kind: np.dtype, path: Path, error: Refusal) -> None:
+    if kind.fields is not None:
+        raise error(f"{path.name} is a colour image ({len(kind.fields)} values per voxel).", TO_GREY)
+    if kind.kind == "c":
+        raise error(f"{path.name} has complex voxels.", "Export the magnitude image and use that.")
+
+
+def declared_affine(header: Any, shape: tuple[int, ...], name: str, error: Refusal) -> tuple[np.ndarray, str]:
+    """The IJK-to-RAS matrix that a header declares: the sform where it has a code, else the qform, else the voxel sizes
+    alone with the first voxel at 0, as nibabel's and Slicer's readers choose.
+
+    Returns:
+      (4, 4), and a note where sform and qform are both given and differ.
+    """
+    sform, qform = header.get_sform(coded=True)[0], _qform(header)
+    if sform is not None:
+        if not np.isfinite(sform).all():
+            raise error(f"{name} has a position (sform) that is not a number.", "Set its geometry and save it again.")
+        if abs(np.linalg.det(sform[:3, :3])) > 1e-12:
+            differ = qform is not None and displacement(sform, qform, shape) > SAME_PLACE
+            return sform, f"The two positions in {name} differ; the sform counts, not the qform." if differ else ""
+    if qform is not None:
+        return qform, ""
+    zooms = np.diag([*np.abs(header["pixdim"][1:4].astype(float)), 1.0])
+    zooms[:3, :3] = LPS_FROM_RAS @ zooms[:3, :3]
+    return zooms, ""
+
+
+def _qform(header: Any) -> np.ndarray | None:
+    """The qform where it has a code and can be used."""
+    try:
+        qform = header.get_qform(coded=True)[0]
+    except (HeaderDataError, ValueError):  # quaternions that are no rotation
+        return None
+    zero = (header["pixdim"][1:4] == 0).any()
+    return None if qform is None or zero or not np.isfinite(qform).all() else qform
+
+
+def _scaled(array: np.ndarray, header: Any) -> np.ndarray:
+    """Voxels in the machine's byte order, with slope and intercept; a slope of 0 means no scaling."""
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    slope, intercept = header.get_slope_inter()
+    if slope is None or (slope, intercept or 0.0) == (1.0, 0.0):
+        return native
+    exact = "f8" if native.dtype.itemsize > 2 and native.dtype != np.float32 else "f4"
+    return np.asarray(native * np.float64(slope) + np.float64(intercept or 0.0), exact)
+
+
+def write_nifti(path: Path, array: np.ndarray, ijk_to_ras: np.ndarray) -> None:
+    """Integers (K, J, I) as NIfTI-1; sform and qform are alike, but that a sheared grid has an sform alone.
+
+    Raises:
+      BadInput: for more voxels along an axis than the format has numbers for.
+    """
+    if max(array.shape) > LARGEST_SIDE:
+        raise BadInput(f"NIfTI holds at most {LARGEST_SIDE} voxels along an axis.", "Write .nrrd instead.")
+    image = nibabel.Nifti1Image(np.asarray(array).T, ijk_to_ras)
+    image.set_sform(ijk_to_ras, code=1)
+    image.set_qform(ijk_to_ras, code=1)
+    if displacement(ijk_to_ras, image.get_qform(), array.shape) > SAME_PLACE:
+        image.set_qform(None, code=0)
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, path)

@@ -1,17 +1,18 @@
 """Which way a volume's array lies in the patient, and the slice that a radiologist would see.
 
-Nothing is interpolated: the canonical orientation is the nearest permutation and flips of the array's own axes, so an
-oblique volume is sliced along its own planes.
+Nothing is interpolated: the canonical orientation is a permutation and flips of the array's own axes, so an oblique
+volume is sliced along its own planes. A slice is cut in an anatomical plane, or as the volume was acquired: across its
+thickest slices, whatever way they lie in the patient.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 
-from .grid import LPS_FROM_RAS
+from .volume import LPS_FROM_RAS
 
 # World axis (0 left, 1 posterior, 2 superior) that slices are perpendicular to; then where rows and columns run:
 # patient right at the image's left, anterior or superior at its top.
@@ -55,8 +56,7 @@ def world_axes(ijk_to_ras: np.ndarray) -> tuple[tuple[int, int], ...]:
     Every axis is used once. At exactly 45 degrees the choice depends on where the axes point in the patient and not on
     the order they are stored in, so that two storages of one scan agree.
     """
-    directions = (LPS_FROM_RAS @ ijk_to_ras[:3, :3])[:, ::-1]  # columns: K, J, I
-    directions = directions / np.linalg.norm(directions, axis=0)
+    directions = _directions(ijk_to_ras)
 
     def merit(order: tuple[int, ...]) -> tuple:
         chosen = directions[:, order]
@@ -81,12 +81,34 @@ def layout(ijk_to_ras: np.ndarray, plane: str) -> Layout:
     )
 
 
-def thickest_plane(ijk_to_ras: np.ndarray, spacing: tuple[float, float, float]) -> str:
-    """The plane perpendicular to the axis of largest spacing; axial when two are equal within 1 %."""
-    axes = world_axes(ijk_to_ras)
-    best, thickness = "axial", spacing[axes[2][0]]
-    for plane in ("coronal", "sagittal"):
-        size = spacing[axes[PLANES[plane][0]][0]]
-        if size > thickness * 1.01:
-            best, thickness = plane, size
-    return best
+def acquired_layout(ijk_to_ras: np.ndarray) -> Layout:
+    """The layout across the thickest slices; axial where no axis is 1 % thicker than the others.
+
+    In the slice, columns run to the patient's left rather than backwards, rows down rather than backwards: the
+    conventions of the three anatomical planes as one rule, so that two oblique scans of an organ are shown alike.
+    """
+    spacing = np.linalg.norm(ijk_to_ras[:3, :3], axis=0)[::-1]
+    up = world_axes(ijk_to_ras)[2][0]
+    axis = int(np.argmax(np.where(np.arange(3) == up, spacing * 1.01, spacing)))
+    left, back, head = _directions(ijk_to_ras)
+    others = [each for each in range(3) if each != axis]
+
+    def merit(choice: tuple[tuple[int, int], int, int]) -> float:
+        (row, column), down, right = choice
+        return right * (left[column] + 0.5 * back[column]) + down * (0.5 * back[row] - head[row])
+
+    choices = product([(others[0], others[1]), (others[1], others[0])], (1, -1), (1, -1))
+    (row, column), down, right = max(choices, key=lambda choice: round(merit(choice), 6))
+    backwards = left[axis] + back[axis] + head[axis] < 0
+    return Layout(axis, row, column, bool(backwards), down < 0, right < 0)
+
+
+def _directions(ijk_to_ras: np.ndarray) -> np.ndarray:
+    """(3, 3): how far the array axes K, J, I (columns) run to the left, back and head (rows), unit vectors."""
+    directions = (LPS_FROM_RAS @ ijk_to_ras[:3, :3])[:, ::-1]
+    return np.asarray(directions / np.linalg.norm(directions, axis=0))
+
+
+def is_oblique(ijk_to_ras: np.ndarray, axis: int) -> bool:
+    """Whether slices perpendicular to an array axis lie more than 20 degrees off every anatomical plane."""
+    return bool(np.abs(_directions(ijk_to_ras)[:, axis]).max() < np.cos(np.deg2rad(20)))

@@ -1,56 +1,64 @@
 """Volumes and label maps from files: NIfTI, NRRD, MetaImage, a folder of DICOM slices.
 
-Whatever is wrong with a file becomes one sentence. NIfTI is checked by hand before SimpleITK sees it, because
-its reader fills what a cut file lacks with zeros and says nothing; MetaImage, because its reader chatters on
-stderr.
+Each format has a reader that says the geometry its header declares and accounts for every byte; here whatever they
+return becomes a volume or a label map, or one sentence.
 """
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
-from dataclasses import replace
+import re
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import BadInput, BadLabels, BadVolume
-from . import nifti
-from .dicom import read_series
-from .grid import COPY_AGAIN, EXTRACT_FRAME, TO_GREY, Refusal, Volume, affine_of, check_shape, check_voxels, quiet
+from ..errors import BadLabels, BadVolume
+from .itk import affine_of, quiet
+from .labels import LabelMap, Overlay
+from .metaimage import read_metaimage
+from .nifti import read_nifti
+from .nrrd import is_segmentation, read_nrrd
+from .volume import COPY_AGAIN, EXTRACT_FRAME, TO_GREY, Refusal, Volume, check_shape, check_voxels
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-META_BYTES = {
-    "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4,
-    "MET_FLOAT": 4, "MET_DOUBLE": 8, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8,
-}  # fmt: skip
+WHOLE = 1e-3  # a label of 1.0004 is 1: some programs save labels as scaled numbers
 
 
-def read_volume(path: str | Path) -> Volume:
-    """An image from a file, or from a folder with the slices of one DICOM series.
+def read_volume(path: str | Path, series: str = "") -> Volume:
+    """An image from a file, or from a folder with DICOM slices; ``Volume.note`` says what was chosen or repaired.
 
-    A 2-D image is read as a volume of one slice. Of several series in a folder the one with the most files is
-    read, and ``Volume.note`` says so.
+    A 2-D image is read as a volume of one slice.
+
+    Arguments:
+      series: which DICOM series of a folder: number, description or UID; empty for the one with the most slices.
 
     Raises:
       BadVolume: whatever makes it impossible to segment.
     """
     path = Path(path)
-    volume = _read(path, BadVolume)
+    array, affine, note, _ = _read(path, BadVolume, series)
+    volume = Volume(_scalar(array, path, BadVolume), affine, _stem(path), path, note)
+    check_shape(volume)
     check_voxels(volume)
     return volume
 
 
-def read_labels(path: str | Path) -> Volume:
-    """A label map from a file, as the smallest unsigned integers that hold it.
+def read_labels(path: str | Path) -> LabelMap:
+    """A label map from a file, as the smallest unsigned integers that hold it, with the names the file gives.
 
     Raises:
       BadLabels: unreadable, or with values that are no labels (negative, fractional, above 65535).
     """
-    volume = _read(Path(path), BadLabels)
-    return replace(volume, array=as_labels(volume.array, volume.title))
+    path = Path(path)
+    array, affine, note, fields = _read(path, BadLabels)
+    if is_segmentation(fields):
+        array, names = _segments(array, fields, path)
+    else:
+        array, names = _scalar(array, path, BadLabels), {}
+    labels = LabelMap(array, affine, _stem(path), path, note, names)
+    check_shape(labels, BadLabels)
+    return LabelMap(as_labels(array, path.name), affine, labels.name, path, note, names)
 
 
 def as_labels(array: np.ndarray, title: str) -> np.ndarray:
@@ -61,32 +69,105 @@ def as_labels(array: np.ndarray, title: str) -> np.ndarray:
     """
     if array.dtype == np.bool_ or array.dtype == np.uint8:
         return array.view(np.uint8)
-    # NaN compares false to everything, so it ends up refused as well.
-    low, high = array.min(), array.max()
-    whole = array.dtype.kind in "iu" or np.array_equal(array, np.rint(array))
-    if not (low >= 0 and high <= 65535 and whole):
+    if array.dtype.kind == "f":
+        if np.isnan(array).any():
+            raise BadLabels(f"{title} is not a label map: some of its voxels are NaN.", "Give them the value 0.")
+        rounded = np.rint(array)
+        fractional = not np.abs(array - rounded).max() <= WHOLE
+        array = rounded
+    else:
+        fractional = False
+    if fractional or not (array.min() >= 0 and array.max() <= 65535):
         raise BadLabels(
             f"{title} is not a label map: its values are not all whole numbers from 0 to 65535.",
             "Give the label map that belongs to the image, not the image itself or a probability map.",
         )
-    return array.astype(np.uint8 if high <= 255 else np.uint16)
+    return array.astype(np.uint8 if array.max() <= 255 else np.uint16)
 
 
-def _read(path: Path, error: Refusal) -> Volume:
-    if path.is_dir():
-        image, note = read_series(path, error)
-    elif not path.exists():
-        raise error(f"There is no file {path}.", "Check the spelling and the folder.")
-    else:
-        _check_complete(path, error)
-        image, note = _read_file(path, error)
-    if image.GetDimension() == 2:
-        image = sitk.JoinSeries(image)
-    if not np.isfinite(image.GetSpacing()).all() or min(image.GetSpacing()) <= 0:
-        raise error(f"{path.name} has a voxel size of zero.", "Set its spacing and save it again.")
-    volume = Volume(sitk.GetArrayFromImage(image), affine_of(image), _stem(path), path, note)
-    check_shape(volume, error)
-    return volume
+def _read(path: Path, error: Refusal, series: str = "") -> tuple[np.ndarray, np.ndarray, str, dict[str, str]]:
+    """Voxels, IJK to RAS, a note for the log, and the text fields of the header where the format has some."""
+    name = path.name.lower()
+    try:
+        if not path.exists():
+            raise error(f"There is no file {path}.", "Check the spelling and the folder.")
+        if path.is_dir() or _is_dicom(path):
+            from .dicom import read_series  # pydicom, which other formats do not need
+
+            return *read_series(path, error, series), {}
+        if name.endswith((".nii", ".nii.gz")):
+            return *read_nifti(path, error), {}
+        if name.endswith((".nrrd", ".nhdr")):
+            array, affine, fields = read_nrrd(path, error)
+            return array, affine, "", fields
+        if name.endswith((".mha", ".mhd")):
+            return *read_metaimage(path, error), "", {}
+    except OSError as problem:
+        raise error(f"{path.name} cannot be opened ({problem.strerror}).", "Check its permissions.") from None
+    return *_read_other(path, error), "", {}
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _read_other(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray]:
+    """Whatever else SimpleITK knows."""
+    try:
+        with quiet():
+            image = sitk.ReadImage(str(path))
+    except RuntimeError as problem:
+        if "Unable to determine ImageIO" in str(problem):
+            raise error(
+                f"{path.name} is not an image that can be read.",
+                "Use NIfTI (.nii, .nii.gz), NRRD (.nrrd), MetaImage (.mha) or a folder of DICOM slices.",
+            ) from None
+        last = [line for line in str(problem).splitlines() if line.strip()][-1].strip()
+        raise error(f"{path.name} cannot be read ({last[:120]}).", COPY_AGAIN) from None
+    image = sitk.JoinSeries(image) if image.GetDimension() == 2 else image
+    return sitk.GetArrayFromImage(image), affine_of(image) if image.GetDimension() == 3 else np.eye(4)
+
+
+def _scalar(array: np.ndarray, path: Path, error: Refusal) -> np.ndarray:
+    """(K, J, I) of an image with one value per voxel; a 2-D one is one slice."""
+    if array.dtype.kind == "c":
+        raise error(f"{path.name} has complex voxels.", "Export the magnitude image and use that.")
+    if array.ndim == 2:
+        return array[None]
+    if array.ndim == 3 or array.size == math.prod(array.shape[:3]):
+        return array.reshape(array.shape[:3])
+    if array.size == math.prod(array.shape[-3:]):
+        return array.reshape(array.shape[-3:])
+    if array.ndim == 4 and array.shape[-1] in (3, 4):
+        raise error(f"{path.name} is a colour image ({array.shape[-1]} values per voxel).", TO_GREY)
+    frames = array.size // math.prod(array.shape[-3:])
+    raise error(f"{path.name} is a series of {frames} frames, not one volume.", EXTRACT_FRAME)
+
+
+def _segments(array: np.ndarray, fields: dict[str, str], path: Path) -> tuple[np.ndarray, dict[str, tuple[int, ...]]]:
+    """The label map of one of Slicer's segmentations, and its segments' values; layers that overlap are merged."""
+    numbers = sorted({int(found[1]) for key in fields if (found := re.match(r"Segment(\d+)_", key))})
+    segments = []
+    for number in numbers:
+        name = fields.get(f"Segment{number}_Name") or fields.get(f"Segment{number}_ID", f"Segment {number}")
+        # before Slicer 4.11 every segment was a layer of zeros and ones
+        old = f"Segment{number}_LabelValue" not in fields
+        given = [
+            fields.get(f"Segment{number}_{key}", default) for key, default in (("LabelValue", "1"), ("Layer", "0"))
+        ]
+        if not all(text.isdecimal() for text in given):
+            raise BadLabels(f"{path.name} has a damaged header: segment {name}.", COPY_AGAIN)
+        value, layer = map(int, given)
+        segments.append((name, value, number if old and array.ndim == 4 else layer))
+    if array.ndim == 3:
+        return array, {name: (value,) for name, value, _ in segments}
+    overlay = Overlay(array.shape[:3])
+    for name, value, layer in segments:
+        if layer >= array.shape[-1]:
+            raise BadLabels(f"{path.name} has no layer {layer} for its segment {name}.", COPY_AGAIN)
+        overlay.paint(name, array[..., layer] == value)
+    return overlay.array, overlay.names
 
 
 def _stem(path: Path) -> str:
@@ -96,101 +177,3 @@ def _stem(path: Path) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return path.stem if path.is_file() else name
-
-
-def _read_file(path: Path, error: Refusal) -> tuple[sitk.Image, str]:
-    """The image, and a sentence for the log if there is something to say."""
-    try:
-        with quiet():
-            image, note = _execute(path, error), ""
-    except RuntimeError as problem:
-        if "orthonormal" not in str(problem):
-            raise _translate(path, str(problem), error) from None
-        with quiet(), nifti.permissive():
-            image = _execute(path, error)
-        note = nifti.straightened(path, affine_of(image), image.GetSize(), error)
-    return image, note
-
-
-def _execute(path: Path, error: Refusal) -> sitk.Image:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    _check_scalar_3d(path, reader, error)
-    image = reader.Execute()
-    return image[:, :, :, 0] if image.GetDimension() == 4 else image  # of one frame, says the check
-
-
-def _check_scalar_3d(path: Path, reader: sitk.ImageFileReader, error: Refusal) -> None:
-    """Looks at the header only, so that a long 4-D series is refused before it is loaded."""
-    sizes, components = reader.GetSize(), reader.GetNumberOfComponents()
-    if reader.GetDimension() > 4 or (reader.GetDimension() == 4 and sizes[3] != 1):
-        frames = math.prod(sizes[3:])
-        raise error(f"{path.name} is a 4-D series of {frames} frames, not one volume.", EXTRACT_FRAME)
-    if components > 1:
-        if path.name.endswith(".seg.nrrd"):
-            what, do = "has overlapping segments", "In Slicer, export them to a label map and use that."
-        elif components in (3, 4):
-            what, do = f"is a colour image ({components} values per voxel)", TO_GREY
-        else:
-            what, do = f"has {components} values per voxel", EXTRACT_FRAME
-        raise error(f"{path.name} {what}.", do)
-    if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()):
-        raise error(f"{path.name} has complex voxels.", "Export the magnitude image and use that.")
-
-
-def _translate(path: Path, problem: str, error: Refusal) -> BadInput:
-    """One sentence for what SimpleITK threw."""
-    if "Unable to determine ImageIO" in problem:
-        return error(
-            f"{path.name} is not an image that can be read.",
-            "Use NIfTI (.nii, .nii.gz), NRRD (.nrrd), MetaImage (.mha) or a folder of DICOM slices.",
-        )
-    if any(words in problem for words in ("bytes but received", "fread got only", "hit end of header")):
-        return error(f"{path.name} is cut short.", COPY_AGAIN)
-    lines = [line.strip() for line in problem.splitlines() if line.strip()]
-    return error(f"{path.name} cannot be read ({lines[-1][:160]}).", COPY_AGAIN)
-
-
-# Whether all bytes are there, before a reader guesses.
-
-
-def _check_complete(path: Path, error: Refusal) -> None:
-    name = path.name.lower()
-    try:
-        if name.endswith((".nii", ".nii.gz")):
-            nifti.check_complete(path, error)
-        elif name.endswith(".mha"):
-            _check_metaimage(path, error)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as problem:
-        if "Not a gzipped file" in str(problem):
-            raise error(
-                f"{path.name} is not a gzip file, whatever its name says.",
-                "Check how it was made, or rename it if it is an uncompressed .nii.",
-            ) from None
-        raise error(f"{path.name} is cut short or damaged inside.", COPY_AGAIN) from None
-    except OSError as problem:
-        raise error(f"{path.name} cannot be opened ({problem.strerror}).", "Check its permissions.") from None
-
-
-def _check_metaimage(path: Path, error: Refusal) -> None:
-    """The header of a .mha is text up to the line ElementDataFile; the voxels follow."""
-    with path.open("rb") as file:
-        head = file.read(1 << 16)
-    end = head.find(b"ElementDataFile")
-    stop = head.find(b"\n", end) + 1
-    if end < 0 or stop == 0 or b"DimSize" not in head[:end]:
-        raise error(f"{path.name} is not a MetaImage file, or is cut short.", COPY_AGAIN)
-    fields = {}
-    for line in head[:end].decode("latin-1").splitlines():
-        key, _, value = line.partition("=")
-        fields[key.strip()] = value.strip()
-    try:
-        voxels = math.prod(int(n) for n in fields["DimSize"].split())
-        each = META_BYTES.get(fields.get("ElementType", ""), 1) * int(fields.get("ElementNumberOfChannels", "1"))
-        needed = int(fields.get("CompressedDataSize", voxels * each))
-    except ValueError:
-        raise error(f"{path.name} has a damaged header.", COPY_AGAIN) from None
-    local = head[end:stop].split(b"=")[-1].strip() == b"LOCAL"
-    if local and path.stat().st_size - stop < needed:
-        raise error(f"{path.name} is cut short.", COPY_AGAIN)

@@ -57,23 +57,23 @@ def smooth_blocks(size: int, target: int) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def smooth(picture: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """A picture (h, w) to (rows, columns), anti-aliased cubic, float32.
+def smooth(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """An image (h, w) to (rows, columns), anti-aliased cubic, float32.
 
-    In products so small that no BLAS wakes its threads for them: pictures are prepared beside a network that has all
+    In products so small that no BLAS wakes its threads for them: images are prepared beside a network that has all
     cores, and threads that wait for one another there took 50 times as long as the work.
     """
-    picture = _smooth_rows(np.asarray(picture, dtype=np.float32), rows)
-    return np.ascontiguousarray(_smooth_rows(picture.T, columns).T)
+    image = _smooth_rows(np.asarray(image, dtype=np.float32), rows)
+    return np.ascontiguousarray(_smooth_rows(image.T, columns).T)
 
 
-def _smooth_rows(picture: np.ndarray, rows: int) -> np.ndarray:
-    result = np.empty((rows, picture.shape[1]), np.float32)
-    for outputs, inputs, weights in smooth_blocks(picture.shape[0], rows):
+def _smooth_rows(image: np.ndarray, rows: int) -> np.ndarray:
+    result = np.empty((rows, image.shape[1]), np.float32)
+    for outputs, inputs, weights in smooth_blocks(image.shape[0], rows):
         step = max(1, SINGLE_THREAD // weights.size)
-        for start in range(0, picture.shape[1], step):
+        for start in range(0, image.shape[1], step):
             chunk = slice(start, start + step)
-            result[outputs, chunk] = weights @ picture[inputs, chunk]
+            result[outputs, chunk] = weights @ image[inputs, chunk]
     return result
 
 

@@ -1,4 +1,4 @@
-"""From a volume to the 256 x 256 pictures a network sees, and back to the volume's own voxels.
+"""From a volume to the 256 x 256 images a network sees, and back to the volume's own voxels.
 
 Preprocessing follows the published one but for its errors (docs/how-it-differs.md): every slice
 counts, labels are not eroded, and the volume is turned to one orientation first.
@@ -14,15 +14,18 @@ from typing import Any
 import numpy as np
 
 from ..errors import BadInput
-from .grid import Volume
-from .orientation import PLANES, Layout, layout, thickest_plane
+from .orientation import PLANES, Layout, acquired_layout, is_oblique, layout
 from .resize import bilinear, nearest_taps, smooth
+from .volume import Volume
 
-VERSION = 1  # of the preprocessing: part of every cache key, to be raised when a picture changes
+SIZE = 256  # pixels: rows and columns of what an encoder is shown and of the masks that come back
+VERSION = 1  # of the preprocessing: part of every cache key, to be raised when an image changes
 SOFT_TISSUE = (-160.0, 240.0)  # Hounsfield units, the window MedSAM was trained with
 PERCENTILES = (0.5, 99.5)
 HOUNSFIELD = -200.0  # more than 0.5 % of voxels below this: air in a CT
-THICK = 2.0  # "auto" leaves the axial plane when another axis is this much coarser than both axes in its plane
+ACQUIRED = "acquired"
+THICK = 2.0  # "auto" means as acquired when an axis is this much coarser than both others
+FLAT, NARROW = 3.0, 8  # pixels this much longer than wide, and so few of them a side, are no slice of an organ
 TRUNCATION = 1e-3  # added before truncating: 254.9999 of rounding noise is 255
 
 
@@ -31,12 +34,12 @@ class SliceSpec:
     """How slices are made; the card of a model carries the one it was trained with.
 
     Attributes:
-      axis: "axial", "coronal", "sagittal", or "lowest" (across the thickest slices of each volume).
+      axis: "axial", "coronal", "sagittal", or "acquired": across the thickest slices of each volume, however they lie.
       intensity: "percentile" (0.5 to 99.5 of all voxels) or "window".
       window: lower and upper intensity for "window".
-      zero_black: voxels that are exactly 0 stay black (E-12); off for signed data.
+      zero_black: voxels that are exactly 0 stay black, as published; off for signed data.
       fit: "squash" to a square as published, or "pad" to one with the aspect kept in millimetres.
-      size: of the pictures, pixels.
+      size: of the square image in pixels: what the networks take, 256.
     """
 
     axis: str = "axial"
@@ -44,9 +47,11 @@ class SliceSpec:
     window: tuple[float, float] | None = None
     zero_black: bool = False
     fit: str = "squash"
-    size: int = 256
+    size: int = SIZE
 
     def __post_init__(self) -> None:
+        if self.axis == "lowest":  # its name in cards of earlier versions
+            object.__setattr__(self, "axis", ACQUIRED)
         if self.window is not None:
             object.__setattr__(self, "window", (float(self.window[0]), float(self.window[1])))
         good, reason = self.is_valid()
@@ -54,16 +59,16 @@ class SliceSpec:
             raise BadInput(reason)
 
     def is_valid(self) -> tuple[bool, str]:
-        if self.axis not in (*PLANES, "lowest"):
-            return False, f"The slice axis is axial, coronal, sagittal or lowest, not {self.axis!r}."
+        if self.axis not in (*PLANES, ACQUIRED):
+            return False, f"The slice axis is axial, coronal, sagittal or acquired, not {self.axis!r}."
         if self.intensity not in ("percentile", "window"):
             return False, f"The intensity mode is percentile or window, not {self.intensity!r}."
         if self.intensity == "window" and (self.window is None or not self.window[0] < self.window[1]):
             return False, f"An intensity window needs a lower and a larger upper value, not {self.window}."
         if self.fit not in ("squash", "pad"):
             return False, f"Slices are fitted by squash or pad, not {self.fit!r}."
-        if not 16 <= self.size <= 4096:
-            return False, f"A slice size of {self.size} pixels is not supported."
+        if self.size != SIZE:
+            return False, f"Slices are {SIZE} x {SIZE} pixels for every model; a size of {self.size} cannot be used."
         return True, ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,13 +91,13 @@ class SliceSpec:
     ) -> SliceSpec:
         """What suits a volume where the user left the choice open.
 
-        Axis "auto" is axial, unless another axis is at least twice as coarse as both others: then that plane, the one
-        the volume was acquired in. Intensity "auto" is the window if one is given, the soft-tissue window for
-        Hounsfield units, else percentiles.
+        Axis "auto" is axial, unless one axis is at least twice as coarse as both others: then as the volume was
+        acquired, which for a heart is no anatomical plane at all. Intensity "auto" is the window if one is given, the
+        soft-tissue window for Hounsfield units, else percentiles.
         """
         if axis == "auto":
             thick, middle = sorted(volume.spacing, reverse=True)[:2]
-            axis = thickest_plane(volume.ijk_to_ras, volume.spacing) if thick >= THICK * middle else "axial"
+            axis = ACQUIRED if thick >= THICK * middle else "axial"
         if intensity == "auto":
             hounsfield = quantiles(volume.array, PERCENTILES)[0] < HOUNSFIELD
             intensity = "window" if window is not None or hounsfield else "percentile"
@@ -108,25 +113,40 @@ class Slices:
       spec: how they are made. layout: how the array lies.
       axis: the array axis (of K, J, I) they are perpendicular to.
       native_shape: rows and columns of a slice before resizing, in canonical orientation.
-      pixel_spacing: millimetres between rows and between columns; slice_spacing: between slices.
-      content: (first row, rows, first column, columns) of a picture that the slice fills; the rest is padding.
+      pixel_spacing: millimetres between rows and between columns.
+      content: (first row, rows, first column, columns) of the image that the slice fills; the rest is padding.
     """
 
     def __init__(self, volume: Volume, spec: SliceSpec) -> None:
         self.volume, self.spec = volume, spec
         spacing = volume.spacing
-        plane = thickest_plane(volume.ijk_to_ras, spacing) if spec.axis == "lowest" else spec.axis
-        self.plane = plane
-        self.layout: Layout = layout(volume.ijk_to_ras, plane)
+        matrix = volume.ijk_to_ras
+        self.layout: Layout = acquired_layout(matrix) if spec.axis == ACQUIRED else layout(matrix, spec.axis)
         self.axis = self.layout.axis
         shape = volume.array.shape
         self.native_shape = (shape[self.layout.row_axis], shape[self.layout.column_axis])
         self.pixel_spacing = (spacing[self.layout.row_axis], spacing[self.layout.column_axis])
-        self.slice_spacing = spacing[self.axis]
         self.content = self._content()
 
     def __len__(self) -> int:
         return self.volume.array.shape[self.axis]
+
+    @property
+    def oblique(self) -> bool:
+        """Whether the slices lie in no anatomical plane, so that which way is up in them is only a convention."""
+        return is_oblique(self.volume.ijk_to_ras, self.axis)
+
+    def check_cut(self) -> None:
+        """Raises BadInput for slices that are a few pixels wide, or across the planes that the volume consists of."""
+        long, short = max(self.pixel_spacing), min(self.pixel_spacing)
+        rows, columns = self.native_shape
+        if min(rows, columns) < NARROW or long >= FLAT * short:
+            raise BadInput(
+                f"{self.spec.axis.capitalize()} slices of {self.volume.title} have {rows} x {columns} pixels of "
+                f"{self.pixel_spacing[0]:.2g} x {self.pixel_spacing[1]:.2g} mm: it was not acquired in that plane.",
+                "Choose the slice axis acquired, or one that suits the volume.",
+                kind="bad-cut",
+            )
 
     def index(self, i: int) -> int:
         """The position of slice ``i`` along the array axis; also the slice at an array position."""
@@ -136,16 +156,16 @@ class Slices:
         """Slice ``i`` as the network sees it: (size, size) uint8 grey."""
         grey = self.native_image(i)
         row, rows, column, columns = self.content
-        picture = np.zeros((self.spec.size, self.spec.size), np.uint8)
+        image = np.zeros((self.spec.size, self.spec.size), np.uint8)
         if grey.shape != (rows, columns):
             low, high = grey.min(), grey.max()
             grey = smooth(grey, rows, columns)
             grey = np.clip(grey, low, high) + TRUNCATION
-        picture[row : row + rows, column : column + columns] = grey
-        return picture
+        image[row : row + rows, column : column + columns] = grey
+        return image
 
     def is_blank(self, i: int) -> bool:
-        """Whether the picture of slice ``i`` is a single grey: padding, or all of it below or above the window."""
+        """Whether the image of slice ``i`` is a single grey: padding, or all of it below or above the window."""
         raw = self._plane(self.volume.array, i)
         least, most = raw.min(), raw.max()
         low, high = self.limits
@@ -179,21 +199,17 @@ class Slices:
         maps = np.asarray(maps)[..., row : row + rows, column : column + columns]
         return bilinear(maps, *self.native_shape)
 
-    def truth(self, labels_kji: np.ndarray, i: int) -> np.ndarray:
-        """Label values of slice ``i`` in the network's frame: (size, size), nearest, never blurred (E-13).
-
-        uint8, or uint16 for a slice with values above 255.
-        """
+    def label_map(self, labels_kji: np.ndarray, i: int) -> np.ndarray:
+        """Label values or memberships of slice ``i`` in the network's frame: (size, size), nearest, never blurred."""
         row, rows, column, columns = self.content
-        native = self.native_truth(labels_kji, i)
-        kind = np.uint8 if native.max() <= 255 else np.uint16
-        frame = np.zeros((self.spec.size, self.spec.size), kind)
+        native = self.native_labels(labels_kji, i)
+        frame = np.zeros((self.spec.size, self.spec.size), native.dtype)
         frame[row : row + rows, column : column + columns] = native[
             np.ix_(nearest_taps(native.shape[0], rows), nearest_taps(native.shape[1], columns))
         ]
         return frame
 
-    def native_truth(self, labels_kji: np.ndarray, i: int) -> np.ndarray:
+    def native_labels(self, labels_kji: np.ndarray, i: int) -> np.ndarray:
         """Label values of slice ``i`` on its own pixels: (H, W), canonical orientation, as ``to_native`` gives."""
         return self._plane(labels_kji, i)
 
@@ -218,7 +234,7 @@ class Slices:
 
     @cached_property
     def content_key(self) -> str:
-        """SHA-256 of all that the pictures depend on: voxels, geometry, spec, version of the preprocessing."""
+        """SHA-256 of all that the images depend on: voxels, geometry, spec, version of the preprocessing."""
         array = self.volume.array
         geometry = np.round(self.volume.ijk_to_ras, 6) + 0.0  # no negative zeros
         digest = hashlib.sha256(f"{VERSION} {array.dtype.str} {array.shape} {self.spec}".encode())

@@ -1,7 +1,7 @@
 """Label maps into files: NIfTI, NRRD, MetaImage, and 3D Slicer's segmentation (.seg.nrrd).
 
-A file appears under its name only when it is complete and reads back equal: image writers do not report a
-full disk.
+A file appears under its name only when it is complete and reads back equal, voxels and position: image writers do not
+report a full disk, and NIfTI's second matrix cannot hold every grid.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from typing import Protocol
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import BadInput
+from ..errors import BadInput, BadLabels
 from ..files import atomic_path
-from .grid import Volume, quiet, to_image
+from .grid import SAME_PLACE, displacement
+from .itk import quiet, to_image
+from .nifti import write_nifti
+from .reading import read_labels
+from .volume import Volume
 
 WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha")
 # Segments Slicer has no code for are "Tissue", its own default.
@@ -52,7 +56,7 @@ def write_labelmap(path: str | Path, array: np.ndarray, like: Volume) -> None:
             f"A label map cannot be written as {path.name}.",
             f"Use a name that ends in {', '.join(WRITABLE)}, or .seg.nrrd for a segmentation.",
         )
-    _write(path, to_image(_as_written(array, like), like.ijk_to_ras))
+    _write(path, _as_written(array, like), like.ijk_to_ras)
 
 
 def write_segmentation(path: str | Path, array: np.ndarray, like: Volume, labels: Sequence[LabelLike]) -> None:
@@ -71,10 +75,7 @@ def write_segmentation(path: str | Path, array: np.ndarray, like: Volume, labels
     if not path.name.lower().endswith(".seg.nrrd"):
         raise BadInput(f"A segmentation cannot be written as {path.name}.", "End the name in .seg.nrrd.")
     array = _as_written(array, like)
-    image = to_image(array, like.ijk_to_ras)
-    for key, value in segmentation_fields(array.shape, labels).items():
-        image.SetMetaData(key, value)
-    _write(path, image)
+    _write(path, array, like.ijk_to_ras, segmentation_fields(array.shape, labels))
 
 
 def segmentation_fields(shape: tuple[int, ...], labels: Sequence[LabelLike]) -> dict[str, str]:
@@ -111,21 +112,36 @@ def _as_written(array: np.ndarray, like: Volume) -> np.ndarray:
     return array.astype(np.uint8 if array.max(initial=0) <= 255 else np.uint16, copy=False)
 
 
-def _write(path: Path, image: sitk.Image) -> None:
+def _write(path: Path, array: np.ndarray, ijk_to_ras: np.ndarray, fields: dict[str, str] | None = None) -> None:
     with atomic_path(path) as temporary:
         # Asked first, because the writers below complain on stderr about a full disk, or not at all.
-        _ask_for_room(temporary, (1 << 16) + image.GetNumberOfPixels() // 64)
+        _ask_for_room(temporary, (1 << 16) + array.size // 64)
         try:
-            with quiet():
-                sitk.WriteImage(image, str(temporary), useCompression=True)
-                back = sitk.ReadImage(str(temporary))
-            complete = np.array_equal(sitk.GetArrayViewFromImage(back), sitk.GetArrayViewFromImage(image))
-            problem = "" if complete else "the file is not what was written"
-        except RuntimeError as failure:
+            if path.name.lower().endswith((".nii", ".nii.gz")):
+                write_nifti(temporary, array, ijk_to_ras)
+            else:
+                image = to_image(array, ijk_to_ras)
+                for key, value in (fields or {}).items():
+                    image.SetMetaData(key, value)
+                with quiet():
+                    sitk.WriteImage(image, str(temporary), useCompression=True)
+            problem = _difference(temporary, array, ijk_to_ras)
+        except RuntimeError as failure:  # SimpleITK's
             problem = str(failure).strip().splitlines()[-1][:160]
         if problem:
-            _ask_for_room(temporary, image.GetNumberOfPixels() * image.GetSizeOfPixelComponent())
+            _ask_for_room(temporary, array.nbytes)
             raise BadInput(f"{path} could not be written ({problem}).", "Choose another folder.")
+
+
+def _difference(path: Path, array: np.ndarray, ijk_to_ras: np.ndarray) -> str:
+    """What a file that was just written does not say as it should; empty when it reads back equal."""
+    try:
+        back = read_labels(path)
+    except BadLabels as error:
+        return error.what
+    if displacement(ijk_to_ras, back.ijk_to_ras, array.shape) > SAME_PLACE:
+        return "the file says another position than it should"
+    return "" if np.array_equal(back.array, array) else "the file is not what was written"
 
 
 def _ask_for_room(temporary: Path, size: int) -> None:

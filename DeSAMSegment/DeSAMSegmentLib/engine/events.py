@@ -81,7 +81,6 @@ class EpochDone:
     parts: dict[str, float]  # dice, ce, iou
     learning_rate: float
     validation_dice: float | None
-    validation_loss: float | None
     best: bool
     seconds: float
 
@@ -112,7 +111,7 @@ class Saved:
     """A file is complete on disk under its final name."""
 
     path: Path
-    what: str  # "model" | "segmentation" | "report" | "curves" | "picture"
+    what: str  # "model" | "segmentation" | "report" | "curves" | "figure"
 
 
 @dataclass(frozen=True)

@@ -1,143 +1,323 @@
-"""What a user can choose, with its defaults: read by the panel, the console and the command line alike.
+"""What a user can choose: every option is declared here, once, with its default, what it may be, its label and its tip.
 
-Plain frozen dataclasses without torch, so that a panel or ``--help`` can show them without loading anything.
-Every class answers ``is_valid() -> (bool, reason)``.
+The command line's options and help, the panel's widgets and stored parameters, and the checks of all faces are read
+from these declarations: a new option is one more field, and the place that obeys it. No torch here.
+
+``None`` as the value of a segment option means: as the model's card recommends. ``resolve`` is the one place where card
+and options meet.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from types import NoneType
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
-MODES = ("grid", "box")
-AXES = ("auto", "axial", "coronal", "sagittal", "lowest")
-INTENSITIES = ("auto", "percentile", "window")
-VARIANTS = ("full", "pdmm_only", "no_iou_head", "no_fusion")
-RIVALS = ("coupled", "unet")  # for benchmarks: SAM's own decoder, a U-Net (model/rivals.py)
-WIDTHS = ("paper", "lite")
-PROFILES = ("new-site", "paper")
+from ..errors import BadInput, BadModelFile
+from ..model.config import SQUEEZE_EXCITATIONS, WIDTHS
+from ..model.registry import MASK_MODULES
 
+if TYPE_CHECKING:
+    from ..data.slices import SliceSpec
+    from ..store.card import ModelCard
 
-@dataclass(frozen=True)
-class SegmentOptions:
-    """How a volume is segmented. ``None`` means: as the model's card recommends."""
-
-    mode: str | None = None  # "grid" (DeSAM-P) | "box" (DeSAM-B)
-    points: int = 9  # grid points per side (paper, section 3.1: 9 x 9)
-    iou_threshold: float = 0.5  # a point is accepted if its predicted IoU is strictly larger
-    mask_threshold: float = 0.5  # probability above which a pixel belongs to the organ
-    min_area_mm2: float = 0.0  # islands and holes of a slice smaller than this are removed; 0 = off
-    largest_component: bool | None = None  # keep the largest 3-D component of each label
-    slice_range: tuple[int, int] | None = None  # first and last index along the slice axis, both included
-    slice_axis: str = "auto"  # "auto" = as the model was trained
-    intensity: str = "auto"
-    window: tuple[float, float] | None = None  # lower and upper intensity, for intensity="window"
-    keep_points: bool = False  # hand out every grid point's score with its slice
-    reference_rule: bool = False  # published clean-up on the 256 grid (min area 1000 px) instead of the product's
-
-    def is_valid(self) -> tuple[bool, str]:
-        if self.mode not in (None, *MODES):
-            return False, f"Mode must be one of {', '.join(MODES)}, not {self.mode!r}."
-        if not 1 <= self.points <= 64:
-            return False, f"Points per side must be between 1 and 64, not {self.points}."
-        if not 0.0 <= self.iou_threshold <= 1.0:
-            return False, f"The IoU threshold must be between 0 and 1, not {self.iou_threshold}."
-        if not 0.0 < self.mask_threshold < 1.0:
-            return False, f"The mask threshold must be between 0 and 1, not {self.mask_threshold}."
-        if self.min_area_mm2 < 0:
-            return False, f"The minimum area cannot be negative, it is {self.min_area_mm2} mm2."
-        if self.slice_axis not in AXES:
-            return False, f"Slice axis must be one of {', '.join(AXES)}, not {self.slice_axis!r}."
-        if self.intensity not in INTENSITIES:
-            return False, f"Intensity must be one of {', '.join(INTENSITIES)}, not {self.intensity!r}."
-        if self.intensity == "window" and (self.window is None or self.window[0] >= self.window[1]):
-            return False, "Intensity mode 'window' needs a lower and a larger upper value."
-        if self.slice_range is not None and self.slice_range[0] > self.slice_range[1]:
-            return False, f"The slice range {self.slice_range} is empty: give the first, then the last slice."
-        return True, ""
+Own = TypeVar("Own", bound="Options")
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """How a decoder is fine-tuned. ``TrainOptions.paper()`` and ``TrainOptions.new_site()`` are the two profiles."""
+class Range:
+    """The numbers that an option may be. Open ends are not included."""
 
-    name: str = "model"
-    profile: str = "new-site"
-    mode: str = "grid"  # the inference mode that is trained for and that picks the best epoch
-    backbone: str = "lite_medsam"
-    width: str = "lite"  # PDMM width: "paper" 256/128/64, "lite" 64/32/16
-    variant: str = "full"  # Table 1 of the paper
-    squeeze_excitation: str = "effective"  # "inert" = as published (E0b)
-    train_prim: bool = False  # also train PRIM's transformer (the paper does)
-    labels: tuple[int, ...] | None = None  # None = every label of the data set
-    epochs: int = 50
-    batch_size: int = 8
-    learning_rate: float = 2e-3  # measured for PDMM on a frozen PRIM; the paper trains everything with 1e-4
-    schedule_power: float = 0.9  # polynomial decay
-    seed: int = 0
-    validation_fraction: float = 0.1
-    empty_fraction: float = 0.3  # share of organ-free slices in a batch; 0 = labelled slices only (paper)
-    views: int = 1  # feature sets per slice: the slice itself and views - 1 turned, scaled, re-exposed looks of it
-    styles: int = 3  # further feature sets per slice in other scanners' styles: what keeps a model useful elsewhere
-    slices: str = "all"  # "all" slices of a case are labelled, or only those "labelled" carry truth
-    iou_weight: float = 10.0  # Dice + CE + 10 MSE (paper, equation 4)
-    reference_losses: bool = False  # published code: Dice only, L1 on the IoU
-    patience: int | None = 10  # epochs without a better validation Dice before stopping; None = never
-    minutes: float | None = None  # stop after this long, keeping the best; None = no limit
-    slice_axis: str = "auto"
-    intensity: str = "auto"
-    window: tuple[float, float] | None = None
-    base: str | None = None  # a .desam file to start from; None = SAM's own decoder
-    patient_pattern: str = ""  # regular expression whose first group names the patient, for the split
-    amp: bool = True  # half precision on CUDA
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below  # false for NaN
+
+    def __str__(self) -> str:
+        low, high = (int(end) if math.isfinite(end) and end == int(end) else end for end in (self.low, self.high))
+        if self.high == math.inf:
+            return f"{'above' if self.open_low else 'at least'} {low}"
+        open_end = " (exclusive)" if self.open_low or self.open_high else ""
+        return f"between {low} and {high}{open_end}"
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What the faces know of an option.
+
+    Attributes:
+      name: of the field. kind: bool, int, float, str or tuple. label: in the panel and in messages. tip: one sentence.
+      default: None where the card recommends, or where nothing is a choice of its own.
+      choices: value -> words. range: of a number. unit: in the panel, after the number. step: of its spin box.
+      recommended: whether the card may recommend it. fallback: what holds where neither user nor card says anything.
+      zero_is_none: whether the number 0 stands for None where only numbers can be given.
+      expert: left to command line and console.
+    """
+
+    name: str
+    kind: type
+    label: str
+    tip: str
+    default: Any = None
+    choices: Mapping[str, str] | None = None
+    range: Range | None = None
+    unit: str = ""
+    step: float = 1
+    recommended: bool = False
+    fallback: Any = None
+    zero_is_none: bool = False
+    expert: bool = False
+
+    def problem(self, value: Any) -> str:
+        """Why the option cannot be this; empty when it can."""
+        if value is None and (self.default is None or self.zero_is_none):
+            return ""
+        if not self._is_of_kind(value):
+            return f"{self.label} must be {_KINDS[self.kind]}, not {value!r}."
+        if self.choices is not None and value not in self.choices:
+            return f"{self.label} must be one of {', '.join(self.choices)}, not {value!r}."
+        if self.range is not None and value not in self.range:
+            return f"{self.label} must be {self.range}, not {value}."
+        return ""
+
+    def _is_of_kind(self, value: Any) -> bool:
+        if self.kind is float:
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        if self.kind is int:
+            return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, self.kind)
+
+
+_KINDS = {bool: "yes or no", int: "a whole number", float: "a number", str: "a text", tuple: "a pair of numbers"}
+
+
+def option(default: Any, label: str, tip: str, **more: Any) -> Any:
+    """A field of an options class (``Declaration``)."""
+    return field(default=default, metadata={"label": label, "tip": tip, **more})
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the option classes share: they are checked by their declarations."""
+
+    def __post_init__(self) -> None:
+        for each in declarations(type(self)).values():
+            value = getattr(self, each.name)
+            if each.kind is tuple and isinstance(value, list):
+                object.__setattr__(self, each.name, tuple(value))
 
     def is_valid(self) -> tuple[bool, str]:
-        checks = (
-            (self.profile in PROFILES, f"Profile must be one of {', '.join(PROFILES)}, not {self.profile!r}."),
-            (self.mode in MODES, f"Mode must be one of {', '.join(MODES)}, not {self.mode!r}."),
-            (self.width in WIDTHS, f"Width must be one of {', '.join(WIDTHS)}, not {self.width!r}."),
-            (
-                self.variant in VARIANTS + RIVALS,
-                f"Variant must be one of {', '.join(VARIANTS + RIVALS)}, not {self.variant!r}.",
-            ),
-            (
-                (self.variant == "unet") == (self.backbone == "pixels"),
-                "The variant unet learns from the backbone pixels, and nothing else does.",
-            ),
-            (0 <= self.styles <= 32, f"Styles per slice must be between 0 and 32, not {self.styles}."),
-            (
-                self.squeeze_excitation in ("effective", "inert"),
-                f"Squeeze-excitation is 'effective' or 'inert', not {self.squeeze_excitation!r}.",
-            ),
-            (self.epochs >= 1, f"Epochs must be at least 1, not {self.epochs}."),
-            (self.batch_size >= 1, f"Batch size must be at least 1, not {self.batch_size}."),
-            (self.learning_rate > 0, f"The learning rate must be positive, not {self.learning_rate}."),
-            (
-                0 <= self.validation_fraction < 1,
-                f"The validation share must be between 0 and 1, not {self.validation_fraction}.",
-            ),
-            (0 <= self.empty_fraction < 1, f"The share of empty slices must be below 1, not {self.empty_fraction}."),
-            (1 <= self.views <= 32, f"Views per slice must be between 1 and 32, not {self.views}."),
-            (self.slices in ("all", "labelled"), f"Slices is 'all' or 'labelled', not {self.slices!r}."),
-            (self.slice_axis in AXES, f"Slice axis must be one of {', '.join(AXES)}, not {self.slice_axis!r}."),
-            (
-                self.intensity in INTENSITIES,
-                f"Intensity must be one of {', '.join(INTENSITIES)}, not {self.intensity!r}.",
-            ),
-            (0 <= self.seed < 2**32, f"The seed must be between 0 and {2**32 - 1}, not {self.seed}."),
-            (bool(self.name.strip()), "Give the model a name."),
-        )
-        return next(((False, reason) for good, reason in checks if not good), (True, ""))
+        """Whether the options make sense, and if not, the first reason."""
+        for each in declarations(type(self)).values():
+            problem = each.problem(getattr(self, each.name))
+            if problem:
+                return False, problem
+        problem = self._contradiction()
+        return not problem, problem
+
+    def check(self: Own) -> Own:
+        """The options as they are.
+
+        Raises:
+          BadInput: with the reason of ``is_valid``.
+        """
+        valid, reason = self.is_valid()
+        if not valid:
+            raise BadInput(reason)
+        return self
+
+    def _contradiction(self) -> str:
+        """What no single option says: options that do not go together."""
+        return ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, for config.json and the model card."""
         return asdict(self)
 
+
+def declarations(kind: type[Options]) -> dict[str, Declaration]:
+    """The options of a class, in order."""
+    if kind not in _DECLARED:
+        hints = get_type_hints(kind)
+        _DECLARED[kind] = {each.name: _declared(each, hints[each.name]) for each in fields(kind)}
+    return _DECLARED[kind]
+
+
+_DECLARED: dict[type[Options], dict[str, Declaration]] = {}
+
+
+def _declared(each: Any, hint: Any) -> Declaration:
+    plain = next((kind for kind in get_args(hint) if kind is not NoneType), hint) if _is_union(hint) else hint
+    return Declaration(each.name, get_origin(plain) or plain, default=each.default, **each.metadata)
+
+
+def _is_union(hint: Any) -> bool:
+    return NoneType in get_args(hint)
+
+
+# ---- what several options share -------------------------------------------------------------------------------------
+
+MODES = {"grid": "Grid of points", "box": "Whole box"}
+AXES = {
+    "auto": "Automatic",
+    "axial": "Axial",
+    "coronal": "Coronal",
+    "sagittal": "Sagittal",
+    "acquired": "As acquired (across the thickest slices)",
+}
+INTENSITIES = {"auto": "Automatic", "percentile": "Percentiles", "window": "Window"}
+PROFILES = {"new-site": "New site: few volumes, early stop", "paper": "Paper: the published recipe"}
+SLICES = {"all": "All slices", "labelled": "Labelled slices only"}
+
+SHARE = Range(0, 1)
+POSITIVE = Range(0, open_low=True)
+COUNT = Range(1)
+WINDOW_TIP = "Intensities shown black and white, for the intensity mode window."
+
+
+def _window_problem(intensity: str, window: tuple[float, float] | None) -> str:
+    if window is not None and not (len(window) == 2 and window[0] < window[1]):
+        return f"Window minimum must be smaller than window maximum, not {window}."
+    if intensity == "window" and window is None:
+        return "The intensity mode window needs a window: a minimum and a larger maximum."
+    return ""
+
+
+@dataclass(frozen=True)
+class SegmentOptions(Options):
+    """How a volume is segmented."""
+
+    # fmt: off
+    mode: str | None = option(None, "Mode",
+        "A grid of points asks for the organ at many points and keeps the best answer; the whole box asks once per "
+        "slice and is faster.",
+        choices=MODES, recommended=True, fallback="grid")
+    points: int | None = option(None, "Points per side",
+        "The grid has this many points in each direction; the paper uses 9.",
+        range=Range(1, 64), recommended=True, fallback=9)  # paper, section 3.1
+    iou_threshold: float | None = option(None, "Minimum predicted IoU",
+        "A point is accepted if the IoU that the model predicts for it is larger. Higher finds less and is surer.",
+        range=SHARE, step=0.01, recommended=True, fallback=0.5)
+    mask_threshold: float = option(0.5, "Mask threshold", "Probability above which a pixel belongs to the organ.",
+        range=Range(0, 1, open_low=True, open_high=True), step=0.01, expert=True)
+    min_area_mm2: float = option(0.0, "Minimum area",
+        "Islands and holes of a slice smaller than this are removed; 0 keeps all.",
+        range=Range(0), unit="mm²")
+    largest_component: bool | None = option(None, "Largest component",
+        "Keep only the largest connected part of each label in 3-D.", recommended=True, fallback=False)
+    slice_range: tuple[int, int] | None = option(None, "Slice range",
+        "First and last slice along the slice axis, counted from 0, both included.")
+    slice_axis: str = option("auto", "Slice axis",
+        "The direction in which the volume is cut; automatic: as the model was trained.", choices=AXES)
+    intensity: str = option("auto", "Intensity",
+        "How intensities become grey: by percentiles (MR), by a window (CT); automatic: as the model was trained.",
+        choices=INTENSITIES)
+    window: tuple[float, float] | None = option(None, "Window", WINDOW_TIP)
+    keep_points: bool = option(False, "Keep points", "Hand out every grid point's score with its slice.", expert=True)
+    reference_rule: bool = option(False, "Reference rule",
+        "Clean up on the 256 x 256 grid as the published code does (regions below 1000 pixels).", expert=True)
+    # fmt: on
+
+    def _contradiction(self) -> str:
+        first_last = self.slice_range
+        if first_last is not None and not (len(first_last) == 2 and 0 <= first_last[0] <= first_last[1]):
+            return f"The slice range {first_last} is empty: give the first, then the last slice, counted from 0."
+        return _window_problem(self.intensity, self.window)
+
+
+@dataclass(frozen=True)
+class TrainOptions(Options):
+    """How a decoder is fine-tuned. ``TrainOptions.paper()`` and ``TrainOptions.new_site()`` are the two profiles."""
+
+    # fmt: off
+    name: str = option("model", "Name", "Name of the new model.")
+    profile: str = option("new-site", "Profile",
+        "new-site: a small decoder that learns from few volumes, with early stopping; paper: the published recipe.",
+        choices=PROFILES)
+    mode: str = option("grid", "Train for", "The mode the model will be used in, which picks the best epoch.",
+        choices=MODES)
+    backbone: str = option("lite_medsam", "Backbone", "Frozen image encoder.", expert=True)
+    width: str = option("lite", "Width", "Width of the mask decoder: paper, or lite, which is 16 times cheaper.",
+        choices=dict.fromkeys(WIDTHS, ""), expert=True)
+    variant: str = option("full", "Variant", "Ablation of the paper's Table 1, or a baseline.",
+        choices=MASK_MODULES, expert=True)
+    squeeze_excitation: str = option("effective", "Squeeze-excitation", "effective, or inert as in the published code.",
+        choices=dict.fromkeys(SQUEEZE_EXCITATIONS, ""), expert=True)
+    train_prim: bool = option(False, "Train PRIM", "Also train the prompt transformer, as the paper does.", expert=True)
+    labels: tuple[int, ...] | None = option(None, "Labels", "Labels to learn; default: all of the data set.",
+        expert=True)
+    epochs: int = option(30, "Epochs", "Passes over the training slices; the best one is kept.", range=COUNT)
+    batch_size: int = option(8, "Batch size", "Slices per step.", range=COUNT, expert=True)
+    # measured for PDMM on a frozen PRIM; the paper trains everything with 1e-4
+    learning_rate: float = option(2e-3, "Learning rate", "Of Adam, at the start.", range=POSITIVE, expert=True)
+    schedule_power: float = option(0.9, "Schedule power", "Of the polynomial decay of the learning rate.",
+        range=Range(0), expert=True)
+    seed: int = option(0, "Seed", "Of the random numbers; on a CPU the same seed gives the same model.",
+        range=Range(0, 2**32 - 1), expert=True)
+    validation_fraction: float = option(0.1, "Validation share",
+        "Share of the cases (by patient) that picks the best epoch.",
+        range=Range(0, 1, open_high=True), expert=True)
+    empty_fraction: float = option(0.3, "Share of background slices",
+        "Share of background slices in an epoch; 0 = labelled slices only (paper).",
+        range=Range(0, 1, open_high=True), expert=True)
+    views: int = option(1, "Views",
+        "Geometric augmentations: each slice and views - 1 turned, scaled, re-exposed copies of it.",
+        range=Range(1, 32), expert=True)
+    styles: int = option(3, "Style augmentations",
+        "Each slice is also learned in so many other scanner styles (convolved, biased, smoothed, noisy). Helps on "
+        "images of other hospitals; the first epoch starts later.",
+        range=Range(0, 32))
+    slices: str = option("all", "Slices",
+        "all: every slice of a case is labelled; labelled: only slices with a label are.",
+        choices=SLICES, expert=True)
+    iou_weight: float = option(10.0, "IoU weight", "Weight of the IoU loss (paper, equation 4).",
+        range=Range(0), expert=True)
+    reference_losses: bool = option(False, "Reference losses",
+        "Losses of the published code: Dice only, L1 on the IoU.", expert=True)
+    patience: int | None = option(10, "Patience",
+        "Epochs without a better validation before stopping; 0 = never stop early.",
+        range=Range(0), zero_is_none=True, expert=True)
+    minutes: float | None = option(None, "Minutes",
+        "Stop after this long, features included, and keep the best; 0 = no limit.",
+        range=Range(0), zero_is_none=True, expert=True)
+    slice_axis: str = option("auto", "Slice axis",
+        "The direction in which the training volumes are cut; automatic: as they were acquired.", choices=AXES)
+    intensity: str = option("auto", "Intensity",
+        "How intensities become grey: by percentiles (MR), by a window (CT); automatic: by what the volumes hold.",
+        choices=INTENSITIES)
+    window: tuple[float, float] | None = option(None, "Window", WINDOW_TIP)
+    base: str | None = option(None, "Base model",
+        "Model to continue from, a file or a name; default: SAM's own decoder.", expert=True)
+    patient_pattern: str = option("", "Patient pattern",
+        "Regular expression whose first group names the patient in a case's name, for the split.", expert=True)
+    amp: bool = option(True, "Mixed precision", "Half precision on CUDA.", expert=True)
+    # fmt: on
+
+    def _contradiction(self) -> str:
+        if not self.name.strip():
+            return "Name must not be empty: give the model a name."
+        module = MASK_MODULES[self.variant]
+        reserved = {each.backbone: name for name, each in MASK_MODULES.items() if each.backbone}
+        if (module.backbone and self.backbone != module.backbone) or (
+            self.backbone in reserved and not module.backbone
+        ):
+            backbone = module.backbone or self.backbone
+            return f"The variant {reserved[backbone]} learns from the backbone {backbone}, and nothing else does."
+        return _window_problem(self.intensity, self.window)
+
     @classmethod
     def paper(cls, **changes: Any) -> TrainOptions:
         """The published recipe: labelled slices only, whole decoder, no early stop."""
-        defaults: dict[str, Any] = {
+        recipe: dict[str, Any] = {
             "profile": "paper",
+            "epochs": 50,
             "width": "paper",
             "train_prim": True,
             "learning_rate": 1e-4,
@@ -145,9 +325,46 @@ class TrainOptions:
             "styles": 0,
             "patience": None,
         }
-        return cls(**(defaults | changes))
+        return cls(**(recipe | changes))
 
     @classmethod
     def new_site(cls, **changes: Any) -> TrainOptions:
-        """A few volumes of one's own: organ-free slices too, best epoch by 3-D Dice, early stop."""
+        """A few volumes of one's own: background slices too, best epoch by 3-D Dice, early stop."""
         return cls(**changes)
+
+    @classmethod
+    def of_profile(cls, profile: str, **changes: Any) -> TrainOptions:
+        """The defaults of a profile, with changes over them; an unknown one is left to ``is_valid``."""
+        make = cls.paper if profile == "paper" else cls.new_site
+        return make(profile=profile, **changes)
+
+
+def resolve(card: ModelCard, options: SegmentOptions) -> tuple[SegmentOptions, SliceSpec]:
+    """What holds for a run: the user's options over the card's recommendations over the paper's defaults.
+
+    Returns:
+      options of which none is None but the ranges that are not limited, and how volumes are cut and normalised.
+
+    Raises:
+      BadInput: options that make no sense. BadModelFile: a card that recommends what is not possible.
+    """
+    from ..data.slices import SliceSpec
+
+    options.check()
+    chosen: dict[str, Any] = {}
+    for each in declarations(SegmentOptions).values():
+        if each.recommended and getattr(options, each.name) is None:
+            value = card.inference.get(each.name)
+            problem = each.problem(value)
+            if problem:
+                raise BadModelFile(
+                    f"The model {card.name} recommends what is not possible: {problem}", "Export it again."
+                )
+            chosen[each.name] = each.fallback if value is None else value
+    spec = dict(card.slices)
+    if options.slice_axis != "auto":
+        spec["axis"] = options.slice_axis
+    if options.intensity != "auto" or options.window is not None:
+        spec["intensity"] = "window" if options.intensity == "auto" else options.intensity
+        spec["window"] = options.window
+    return replace(options, **chosen), SliceSpec.from_dict(spec)

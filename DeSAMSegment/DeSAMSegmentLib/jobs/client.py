@@ -2,10 +2,8 @@
 
 No Qt and no thread: whoever owns the event loop calls ``feed`` when output arrives and ``drain`` when there is time.
 
-    client = Client(SubprocessProcess())
+    client = Client(process)
     client.submit(request, on_event=print, on_end=print)
-    while client.busy:
-        process.poll(); client.drain()
 """
 
 from __future__ import annotations
@@ -18,10 +16,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..engine.events import Event
+from ..errors import DeSAMError
 from . import protocol
+
+LIBRARY_HOME = Path(__file__).resolve().parents[2]  # the folder that holds DeSAMSegmentLib
+WORKER_ARGUMENTS = ["-m", "DeSAMSegmentLib.jobs.worker"]
 
 CANCEL_SECONDS = 15.0  # a worker that does not stop by then is killed; finished slices are here already
 ANSWER_SECONDS = 120.0  # a worker that has not even taken the request by then never will; a cold start needs 1 to 20
@@ -43,10 +46,10 @@ class Process(Protocol):
 
 @dataclass(frozen=True)
 class JobEnd:
-    """How a job ended; ``text`` is for the user and empty unless it failed."""
+    """How a job ended; ``error`` says why it failed."""
 
     how: str  # "finished" | "cancelled" | "failed"
-    text: str = ""
+    error: DeSAMError | None = None
 
     @property
     def failed(self) -> bool:
@@ -125,7 +128,7 @@ class Client:
             self.stop()
         elif not job.is_taken and self._clock() - job.submitted_at > ANSWER_SECONDS:
             self._kill()
-            job.on_end(JobEnd("failed", NO_ANSWER))
+            job.on_end(JobEnd("failed", no_answer()))
 
     def stop(self) -> None:
         """Ends the worker and its children now; a running job ends as cancelled."""
@@ -171,9 +174,10 @@ class Client:
         if "event" in message:
             job.on_event(message["event"])
         elif "end" in message:
-            end = message["end"]
+            how, told = message["end"]["how"], message["end"]["error"]
             self._job = None
-            job.on_end(JobEnd(end["how"], f"{end['what']} {end['do']}".strip()))
+            failure = DeSAMError(told["what"], told["do"], kind=told["kind"], **told["data"]) if told else None
+            job.on_end(JobEnd(how, failure))
 
     def _note(self, data: bytes) -> None:
         for line in data.decode("utf-8", "replace").splitlines():
@@ -191,7 +195,7 @@ class Client:
         if job.cancelled_at is not None:
             job.on_end(JobEnd("cancelled"))
         else:
-            job.on_end(JobEnd("failed", words_for_death(code, signal_number, list(self._errors), started)))
+            job.on_end(JobEnd("failed", error_of_death(code, signal_number, list(self._errors), started)))
 
     def _reset(self, keep_errors: bool = False) -> None:
         if self._worker_folder is not None:  # of a worker that could not clean up behind itself
@@ -202,42 +206,44 @@ class Client:
             self._errors.clear()
 
 
-NO_ANSWER = (
-    "The background process does not answer. Try again; if that does not help, restart Slicer, "
-    "and see whether a virus scanner holds PythonSlicer back."
-)
+KEPT = "Everything finished so far is kept."
 
 
-def words_for_death(code: int, signal_number: int, errors: list[str], started: bool) -> str:
-    """What happened and what to try, from what is left of a worker that ended in the middle of a job."""
+def no_answer() -> DeSAMError:
+    return DeSAMError("The background process does not answer.", "Try again.", kind="worker-no-answer")
+
+
+def error_of_death(code: int, signal_number: int, errors: list[str], started: bool) -> DeSAMError:
+    """What happened, from what is left of a worker that ended in the middle of a job."""
     last = next((line.strip() for line in reversed(errors) if "Error" in line), "")
     if "No module named" in last:
-        return f"A Python package is missing ({last}). Install the packages in the section Advanced, then try again."
+        return DeSAMError(f"A Python package is missing ({last}).", "Install it.", kind="package-missing")
     if "DLL load failed" in last or "cannot open shared object" in last:
-        return f"A Python package cannot be loaded ({last}). Install the packages again in the section Advanced."
+        return DeSAMError(f"A Python package cannot be loaded ({last}).", "Install it again.", kind="package-broken")
+    out_of_memory = "most often because memory ran out"
     if signal_number == getattr(signal, "SIGKILL", 9) or code == 137:
-        return (
-            "The background process was ended by the system, most often because memory ran out. "
-            "Everything finished so far is kept. Close other programs or use fewer points, then try again."
-        )
+        what = f"The background process was ended by the system, {out_of_memory}. {KEPT}"
+        return DeSAMError(what, "Close other programs or use fewer points, then try again.", kind="worker-killed")
     if any("exit abnormally" in line for line in errors):  # Slicer's launcher stands between: no signal gets through
-        return (
-            "The background process crashed or was ended by the system, most often because memory ran out. "
-            "Everything finished so far is kept. Close other programs, use fewer points, or choose the CPU as device "
-            "in the section Advanced, then try again."
-        )
+        what = f"The background process crashed or was ended by the system, {out_of_memory}. {KEPT}"
+        return DeSAMError(what, "Close other programs or use fewer points, then try again.", kind="worker-lost")
     if signal_number:
-        return (
-            f"The background process crashed (signal {signal_number}). Everything finished so far is kept. "
-            "Try again; if it crashes again, choose the CPU as device in the section Advanced."
-        )
+        what = f"The background process crashed (signal {signal_number}). {KEPT}"
+        return DeSAMError(what, "Try again; if it crashes again, use the CPU.", kind="worker-crashed")
     if not started:
         detail = f" ({last})" if last else ""
-        return f"The background process could not start{detail}. Install the packages again in the section Advanced."
-    return (
-        f"The background process ended unexpectedly (exit code {code}). Everything finished so far is kept. "
-        "Try again; the log holds the details."
-    )
+        what = f"The background process could not start{detail}."
+        return DeSAMError(what, "Install the Python packages again.", kind="worker-no-start")
+    what = f"The background process ended unexpectedly (exit code {code}). {KEPT}"
+    return DeSAMError(what, "Try again; the log holds the details.", kind="worker-ended")
+
+
+def worker_environment() -> dict[str, str]:
+    """This environment, with the library importable in the child."""
+    environment = dict(os.environ)
+    paths = [str(LIBRARY_HOME), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    return environment
 
 
 def kill_tree_of(pid: int) -> None:

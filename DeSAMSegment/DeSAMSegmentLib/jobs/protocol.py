@@ -1,9 +1,10 @@
 """Records as JSON lines.
 
 Plain JSON values stand for themselves. Everything else is an object with the key ``~`` that names its kind:
-arrays (zlib + base64 with shape and dtype; large ones may go to an ``.npy`` file instead), paths, tuples, dicts
-with keys that are no strings, and the dataclasses of ``engine/events.py``, ``engine/options.py`` and
-``requests.py``. Result objects the client has no class for arrive as ``SimpleNamespace``.
+arrays (zlib + base64 with shape and dtype; those that are mapped from an ``.npy`` file, or too large for a line, go by
+file), paths, tuples, dicts with keys that are no strings, and the dataclasses of ``engine/events.py``,
+``engine/options.py`` and ``requests.py`` with the volumes and cases they carry. Result objects the client has no class
+for arrive as ``SimpleNamespace``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import mmap
 import uuid
 import zlib
 from pathlib import Path
@@ -19,16 +21,18 @@ from typing import Any
 
 import numpy as np
 
+from ..data.cases import Case
+from ..data.volume import Volume
 from ..engine import events, options
 from ..store.card import LabelInfo
 from . import requests
 
-VERSION = 1
+VERSION = 2
 INLINE_BYTES = 4_000_000  # arrays beyond this are better mapped from a file than squeezed through a pipe
 
 
 def _records() -> dict[str, type]:
-    found: dict[str, type] = {"LabelInfo": LabelInfo}
+    found: dict[str, type] = {each.__name__: each for each in (LabelInfo, Volume, Case)}
     for module in (events, options, requests):
         for name, value in vars(module).items():
             if isinstance(value, type) and dataclasses.is_dataclass(value):
@@ -85,6 +89,11 @@ def _pack_dict(value: dict[Any, Any], folder: Path | None) -> Any:
 
 
 def _pack_array(array: np.ndarray, folder: Path | None) -> dict[str, Any]:
+    file = str(getattr(array, "filename", ""))
+    if isinstance(array.base, mmap.mmap) and file.endswith(
+        ".npy"
+    ):  # all of a file: a part of one is based on that array
+        return {"~": "npy", "path": file}
     if folder is not None and array.nbytes > INLINE_BYTES:
         path = folder / f"{uuid.uuid4().hex}.npy"
         np.save(path, array)

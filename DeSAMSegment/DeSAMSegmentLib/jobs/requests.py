@@ -1,67 +1,72 @@
-"""What can be asked for. The same records go to the child process as JSON and to ``Runner`` in process."""
+"""What can be asked for, and what carries it out. The same records go to the child process as JSON and to the console.
+
+Engines and torch are imported when a request is carried out: making one costs nothing.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import queue
+import threading
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from ..data.cases import Case
+from ..data.volume import Volume
+from ..engine.events import Event, Finished, Progress, Started
 from ..engine.options import SegmentOptions, TrainOptions
 from ..store.card import LabelInfo
 
-
-@dataclass(frozen=True)
-class VolumeSource:
-    """A volume: its voxels (K, J, I) in memory or in an ``.npy`` file, and its 4 x 4 index-to-world matrix."""
-
-    voxels: np.ndarray | Path
-    ijk_to_ras: tuple[tuple[float, ...], ...]
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class CaseSource:
-    """A labelled case: files on disk, or a volume of the scene with its label map (K, J, I)."""
-
-    name: str
-    image: VolumeSource | Path
-    labels: np.ndarray | Path | None
-    slices: str = "all"
-    domain: str = ""
+if TYPE_CHECKING:
+    from ..engine.runtime.session import Session
 
 
 @dataclass(frozen=True)
 class SegmentRequest:
-    volume: VolumeSource
+    volume: Volume
     model: str
     options: SegmentOptions = field(default_factory=SegmentOptions)
     device: str = "auto"
-    cache_bytes: float = 20e9
+
+    def events(self, session: Session) -> Iterator[Event]:
+        from ..engine.segment.segment import segment
+
+        return segment(checked(self.volume), self.model, self.options, session)
 
 
 @dataclass(frozen=True)
 class TrainRequest:
     """``labels``: value to name, or with colours and terminology."""
 
-    cases: tuple[CaseSource, ...]
+    cases: tuple[Case, ...]
     labels: dict[int, str] | tuple[LabelInfo, ...]
     folder: Path
     options: TrainOptions = field(default_factory=TrainOptions)
     device: str = "auto"
-    cache_bytes: float = 20e9
     resume: bool = False
+
+    def events(self, session: Session) -> Iterator[Event]:
+        from ..engine.train.train import train
+
+        cases = [checked_case(case) for case in self.cases]
+        return train(cases, self.labels, self.folder, self.options, session, resume=self.resume)
 
 
 @dataclass(frozen=True)
 class EvaluateRequest:
-    cases: tuple[CaseSource, ...]
+    cases: tuple[Case, ...]
     labels: dict[int, str]
     folder: Path
     model: str
     options: SegmentOptions = field(default_factory=SegmentOptions)
     device: str = "auto"
-    cache_bytes: float = 20e9
+
+    def events(self, session: Session) -> Iterator[Event]:
+        from ..engine.evaluate.evaluate import evaluate
+
+        cases = [checked_case(case) for case in self.cases]
+        return evaluate(cases, self.labels, self.folder, session, model=self.model, options=self.options)
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,11 @@ class DownloadRequest:
     """Fetch the weights of a backbone; only ever sent after the user agreed."""
 
     weights: str
+
+    def events(self, session: Session | None) -> Iterator[Event]:
+        yield Started("download", f"Downloading {self.weights}", 100, "percent", "")
+        path = yield from download_events(self.weights)
+        yield Finished("download", 0.0, path)
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,50 @@ class ImportRequest:
     checkpoint: Path
     model: Path
 
+    def events(self, session: Session | None) -> Iterator[Event]:
+        from ..engine.runtime.loading import DeSAM
+
+        yield Started("import", self.checkpoint.name, 1, "file", "")
+        DeSAM.from_reference(self.checkpoint).save(self.model)
+        yield Finished("import", 0.0, self.model)
+
 
 Request = SegmentRequest | TrainRequest | EvaluateRequest | DownloadRequest | ImportRequest
-"""Any of the above."""
+
+
+def checked(volume: Volume) -> Volume:
+    """A volume that came from outside and not from one of our readers. Raises BadVolume."""
+    return Volume.checked(volume.array, volume.ijk_to_ras, volume.name)
+
+
+def checked_case(case: Case) -> Case:
+    return replace(case, image=checked(case.image)) if isinstance(case.image, Volume) else case
+
+
+def download_events(weights: str) -> Generator[Event, None, Any]:
+    """Yields Progress a few times a second and returns the file's path; closing the generator stops the download."""
+    from ..store.weights import download
+
+    messages: queue.Queue[Any] = queue.Queue()
+    stop = threading.Event()
+
+    def work() -> None:
+        """The store reports through a callback; this thread turns that into messages."""
+        try:
+            path = download(weights, progress=lambda done, total: messages.put((done, total)), cancelled=stop.is_set)
+            messages.put(path)
+        except BaseException as error:
+            messages.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        while True:
+            message = messages.get()
+            if isinstance(message, BaseException):
+                raise message
+            if not isinstance(message, tuple):
+                return message
+            done, total = message
+            yield Progress(f"{done / 1e6:.0f} of {total / 1e6:.0f} MB", done, total)
+    finally:
+        stop.set()

@@ -23,8 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from ..engine.allocator import give_back, tune_allocator
-from ..errors import BadInput, DeSAMError
+from ..engine.runtime.allocator import give_back, tune_allocator
+from ..errors import BadInput, DeSAMError, OutOfMemory
 from . import protocol
 from .runner import Runner
 
@@ -110,15 +110,16 @@ class Worker:
         except DeSAMError as error:
             self._end(identifier, "failed", error)
         except MemoryError:
-            self._end(identifier, "failed", DeSAMError("The memory of this computer was not enough.", MEMORY_ADVICE))
-        except Exception as error:  # a defect: the text goes to the panel, the traceback to the log
+            self._end(identifier, "failed", OutOfMemory("The memory of this computer was not enough.", MEMORY_ADVICE))
+        except Exception as error:  # an internal error: the text goes to the panel, the traceback to the log
             traceback.print_exc(file=sys.stderr)
             text = str(error).strip().splitlines() or [""]
-            self._end(identifier, "failed", DeSAMError(f"{type(error).__name__}: {text[0]}", DEFECT_ADVICE))
+            what = f"Internal error: {type(error).__name__}: {text[0]}"
+            self._end(identifier, "failed", DeSAMError(what, "The log holds the details."))
 
     def _end(self, identifier: Any, how: str, error: DeSAMError | None = None) -> None:
-        end = {"how": how, "what": error.what if error else "", "do": error.do if error else ""}
-        self._send({"id": identifier, "end": end})
+        told = {"what": error.what, "do": error.do, "kind": error.kind, "data": error.data} if error else None
+        self._send({"id": identifier, "end": {"how": how, "error": told}})
 
     def _send(self, message: Any) -> None:
         self._lines.put(protocol.to_line(message, self._folder))
@@ -135,7 +136,6 @@ class Worker:
 
 
 MEMORY_ADVICE = "Close other programs or segment fewer slices at a time, then try again."
-DEFECT_ADVICE = "This is a defect of the program; its log holds the details."
 
 
 def end_with_children() -> None:

@@ -1,18 +1,15 @@
-"""Everything needed to build a DeSAM of the right shape, as it is written into a model's card."""
+"""Everything needed to build a DeSAM of the right shape, as it is written into a model's card. No torch here."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
-EMBED_DIM = 256  # channels of SAM's neck, prompt tokens and mask embeddings
-EMBED_SIZE = 64  # rows and columns of every feature map, whatever the encoder
-MASK_SIZE = 256  # rows and columns of the logits
+from .registry import MASK_MODULES, MaskModule
 
 WIDTHS: dict[str, tuple[int, int, int]] = {"paper": (256, 128, 64), "lite": (64, 32, 16)}
-VARIANTS = ("full", "pdmm_only", "no_iou_head", "no_fusion")
-RIVALS = ("coupled", "unet")  # what the benchmarks compare with: SAM's own decoder, a U-Net on the picture
-SQUEEZE_EXCITATIONS = ("inert", "effective")
+SQUEEZE_EXCITATIONS = ("effective", "inert")
 
 
 @dataclass(frozen=True)
@@ -20,14 +17,13 @@ class DeSAMConfig:
     """Architecture of one model.
 
     backbone: id of the frozen encoder the features come from (``BACKBONES``).
-    input_size: side of that encoder's square input, the frame of the prompts.
+    input_size: side of that encoder's square input in pixels, the frame of the prompts.
     level_widths: channels of the three levels, shallow to deep.
     width: PDMM's channels at 64, 128 and 256 pixels: "paper" 256/128/64, "lite" 64/32/16.
-    variant: Table 1 of the paper. "pdmm_only": no PRIM, no prompt; "no_iou_head": every IoU reads 1;
-      "no_fusion": the mask ignores the prompt, the IoU only gates; "full". Rivals: "coupled" is SAM's own mask decoder,
-      in which the prompt shapes the mask; "unet" knows no prompt and, on the backbone "pixels", no encoder.
+    variant: a name in ``MASK_MODULES``. "pdmm_only": no PRIM, no prompt; "no_iou_head": every IoU reads 1;
+      "no_fusion": the mask ignores the prompt, the IoU only gates; "full": the paper's model.
     squeeze_excitation: "inert" is the published constant 0.5, "effective" attends.
-    labels: number of structures, one PDMM each.
+    labels: number of structures, one mask module each.
     shared_prim: the labels share one (frozen) PRIM transformer, each with its own IoU head.
     """
 
@@ -42,9 +38,9 @@ class DeSAMConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "level_widths", tuple(int(width) for width in self.level_widths))
-        choices = {
-            "width": tuple(WIDTHS),
-            "variant": VARIANTS + RIVALS,
+        choices: dict[str, Collection[str]] = {
+            "width": WIDTHS,
+            "variant": MASK_MODULES,
             "squeeze_excitation": SQUEEZE_EXCITATIONS,
         }
         for name, allowed in choices.items():
@@ -56,27 +52,13 @@ class DeSAMConfig:
             raise ValueError(f"labels and input_size must be positive: {self.labels}, {self.input_size}")
 
     @property
+    def mask_module(self) -> MaskModule:
+        return MASK_MODULES[self.variant]
+
+    @property
     def pdmm_widths(self) -> tuple[int, int, int]:
         """Channels at 64, 128 and 256 pixels."""
         return WIDTHS[self.width]
-
-    @property
-    def has_prim(self) -> bool:
-        return self.variant not in ("pdmm_only", "unet")
-
-    @property
-    def has_iou_head(self) -> bool:
-        return self.variant in ("full", "no_fusion", "coupled")
-
-    @property
-    def fuses(self) -> bool:
-        """Whether the mask depends on the prompt."""
-        return self.variant in ("full", "no_iou_head", "coupled")
-
-    @property
-    def reads_embedding(self) -> bool:
-        """Whether PDMM is given the mask embedding."""
-        return self.variant in ("full", "no_iou_head")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, for the model card."""

@@ -1,62 +1,66 @@
-"""DeSAM: a decoder for a frozen Segment Anything encoder in which mask and prompt quality are decoupled."""
+"""DeSAM: a decoder for a frozen Segment Anything encoder in which mask and prompt quality are decoupled.
+
+PRIM reads prompts and says how good each is; a mask module (PDMM) per label makes the mask from the encoder's levels,
+fused with what PRIM saw. How one slice is segmented with it is told in ``slice_decoder.py``, how one training step is
+taken in ``train_decode`` below and in ``engine/train/step.py``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from .config import DeSAMConfig
-from .pdmm import Pdmm
 from .prim import Prim
 from .prim_slice import PrimSlice
 from .prompt_encoder import PromptEncoder, full_precision
 from .reference import config_of_reference, tensors_from_reference, tensors_from_sam
-from .rivals import CoupledMask, PictureUnet
 from .slice_decoder import SliceDecoder
-from .token_memory import TokenMemory, fingerprint
+from .token_cache import digest_of
 from .types import Decoded, Features, Prompts
+
+Own = TypeVar("Own", bound="DeSAM")
 
 
 class DeSAM(nn.Module):
-    """Prompt encoder, PRIM and PDMM of one or several labels over one set of features.
+    """Prompt encoder, PRIM and the mask modules of one or several labels over one set of features.
 
     Attributes:
-      prompt_batch: prompts decoded at once, at most; None lets the device decide.
-      precision: dtype of PDMM at inference (``torch.bfloat16``, ``torch.float16``); None is exact. PRIM
-      always
-        runs in float32, so that accepting a prompt does not depend on the device.
+      precision: dtype of PDMM at inference (``torch.bfloat16``, ``torch.float16``); None is exact. PRIM always runs in
+        float32, so that accepting a prompt does not depend on the device.
     """
 
     def __init__(self, config: DeSAMConfig) -> None:
         super().__init__()
         self.config = config
-        self.prompt_batch: int | None = None
         self.precision: torch.dtype | None = None
-        if config.has_prim:
+        module = config.mask_module
+        if module.has_prim:
             shared = config.shared_prim
             self.prompt_encoder = PromptEncoder(config.input_size).requires_grad_(False)
             self.prim = nn.ModuleList(
                 Prim(config.labels if shared else 1) for _ in range(1 if shared else config.labels)
             )
-        self.pdmm = nn.ModuleList(_mask_module(config) for _ in range(config.labels))
+        self.pdmm = nn.ModuleList(module.build(config) for _ in range(config.labels))
 
     @classmethod
-    def from_sam(cls, config: DeSAMConfig, sam_tensors: Mapping[str, Tensor]) -> DeSAM:
-        """PRIM and prompt encoder from a SAM, MedSAM or LiteMedSAM checkpoint, PDMM fresh.
+    def from_sam(cls: type[Own], config: DeSAMConfig, sam_tensors: Mapping[str, Tensor]) -> Own:
+        """PRIM and prompt encoder from a SAM, MedSAM or LiteMedSAM checkpoint, the mask modules fresh.
 
         Raises ValueError, naming them, if the checkpoint lacks tensors of its decoder.
         """
         model = cls(config)
-        if config.has_prim:
+        if config.mask_module.has_prim:
             own = model.state_dict()
             fresh = {name: tensor for name, tensor in own.items() if name.startswith("pdmm.")}
             model.load_tensors({**fresh, **tensors_from_sam(config, sam_tensors)})
         return model
 
     @classmethod
-    def from_reference_tensors(cls, tensors: Mapping[str, Tensor]) -> DeSAM:
+    def from_reference_tensors(cls: type[Own], tensors: Mapping[str, Tensor]) -> Own:
         """The published code's checkpoint. Raises ValueError, naming them, on missing or unknown tensors."""
         config = config_of_reference(tensors)
         model = cls(config)
@@ -76,36 +80,22 @@ class DeSAM(nn.Module):
     def _prims(self) -> list[Prim]:
         return [prim for prim in self.prim if isinstance(prim, Prim)]
 
-    def pdmm_of(self, label: int) -> Pdmm | PictureUnet:
-        pdmm = self.pdmm[label]
-        assert isinstance(pdmm, Pdmm | PictureUnet)
-        return pdmm
-
-    def coupled_of(self, label: int) -> CoupledMask:
-        """SAM's mask module in the place of PDMM (variant "coupled")."""
-        coupled = self.pdmm[label]
-        assert isinstance(coupled, CoupledMask)
-        return coupled
-
     # ---- inference ----
 
-    def begin(self, features: Features, memory: tuple[TokenMemory, str] | None = None) -> SliceDecoder:
-        """A decoder of one slice (B = 1) that scores prompts first and makes only the masks asked for.
-
-        memory: where PRIM's answers on earlier slices are kept, and this slice's name there (``memory_name``).
-        """
-        return SliceDecoder(self, features, memory)
-
-    def memory_name(self) -> str | None:
-        """What the names of this model's slices in a TokenMemory begin with; None while PRIM is not frozen."""
-        if not (self.config.has_iou_head and self.config.shared_prim):
-            return None
-        prim = self._prims()[0]
-        return fingerprint(self.prompt_encoder, prim.transformer, prim.iou_token, prim.mask_tokens)
+    def begin(self, features: Features) -> SliceDecoder:
+        """A decoder of one slice (B = 1) that scores prompts first and makes only the masks asked for."""
+        return SliceDecoder(self, features)
 
     def decode(self, features: Features, prompts: Prompts, label: int = 0) -> Decoded:
         """Every prompt's IoU and mask, exact, on one slice (B = 1)."""
         return self.begin(features).decode(prompts, label)
+
+    def prim_digest(self) -> str | None:
+        """What this model's answers are named by in a TokenCache; None while PRIM is not frozen."""
+        if not (self.config.mask_module.ranks_prompts and self.config.shared_prim):
+            return None
+        prim = self._prims()[0]
+        return digest_of(self.prompt_encoder, prim.transformer, prim.iou_token, prim.mask_tokens)
 
     # ---- training ----
 
@@ -115,50 +105,51 @@ class DeSAM(nn.Module):
         """Differentiable decode of B slices with Q prompts each; the context of a slice is computed once.
 
         points: (B, Q, 2) in the encoder's input frame, or None for the whole image (Q = 1).
-        embedding: mask embeddings (B, Q, 256, 64, 64) computed before (``embed_box``); PRIM is then not run
-        and
-          every IoU reads 1.
+        embedding: mask embeddings (B, Q, 256, 64, 64) computed before (``embed_box``); PRIM is then not run and every
+          IoU reads 1.
         Returns iou (B, Q) and logits (B, Q, 256, 256).
         """
-        if self.config.variant == "coupled":
-            return self._train_coupled(features, points, label)
+        module = self.config.mask_module
         prompts = 1 if points is None else points.shape[1]
         iou = features.neck.new_ones(features.batch, prompts, dtype=torch.float32)
-        if self.config.has_prim and embedding is None:
-            token, embedding = self._read_prompts(features, points, label)
-            if self.config.has_iou_head:
+        tokens = None
+        # 1. PRIM reads the prompts, unless nothing of it is wanted or it is known already
+        if module.has_prim and embedding is None:
+            tokens, embedding = self._read_prompts(features, points, label)
+            if module.ranks_prompts:
                 prim, head = self.prim_of(label)
-                iou = prim.iou_head(token, head)
-        pdmm = self.pdmm_of(label)
+                iou = prim.iou_head(tokens[:, :, 0], head)
+        # 2. the label's mask module makes the mask, from what it is shown
+        pdmm: Any = self.pdmm[label]
+        if module.reads == "tokens":
+            return iou, pdmm(tokens, embedding)
         context = pdmm.context(features.levels)
-        if self.config.fuses:
+        if module.reads == "embedding":
             return iou, pdmm.fuse(context, embedding)
         return iou, pdmm.fuse(context, None).expand(-1, prompts, -1, -1)
 
-    def _train_coupled(self, features: Features, points: Tensor | None, label: int) -> tuple[Tensor, Tensor]:
-        prim, head = self.prim_of(label)
-        image = features.neck.float() + self.prompt_encoder.no_mask()
-        sparse = self._sparse(points, features.batch)
-        tokens, embedding = prim.read_image(image, sparse, self.prompt_encoder.image_pe())
-        return prim.iou_head(tokens[:, :, 0], head), self.coupled_of(label)(tokens[:, :, 1], embedding)
-
     @torch.no_grad()
-    def embed_box(self, features: Features, label: int = 0) -> Tensor | None:
+    def embed_box(self, features: Features, label: int = 0) -> Tensor:
         """The whole-image prompt's mask embedding (B, 1, 256, 64, 64): constant while PRIM is frozen."""
-        if not self.config.fuses:
-            return None
         return self._read_prompts(features, None, label)[1]
 
     def _read_prompts(self, features: Features, points: Tensor | None, label: int) -> tuple[Tensor, Tensor]:
-        """PRIM's IoU token (B, Q, 256) and mask embedding (B, Q, 256, 64, 64)."""
+        """PRIM's tokens (B, Q, n, 256), the IoU's first, and mask embedding (B, Q, 256, 64, 64).
+
+        A frozen PRIM gives no gradients, and where several prompts share a slice the IoU token alone (n = 1): it is
+        then asked in the cheap form, slice by slice.
+        """
         prim, _ = self.prim_of(label)
-        frozen = not any(parameter.requires_grad for parameter in prim.transformer.parameters())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            sparse = self._sparse(points, features.batch)
-            image = features.neck.float() + self.prompt_encoder.no_mask()
-            if frozen:
-                return self._read_frozen(prim, image, sparse)
-            return prim(image, sparse, self.prompt_encoder.image_pe())
+        sparse = self._sparse(points, features.batch)
+        image = features.neck.float() + self.prompt_encoder.no_mask()
+        pe = self.prompt_encoder.image_pe()
+        if any(parameter.requires_grad for parameter in prim.transformer.parameters()):
+            return prim(image, sparse, pe)
+        with torch.no_grad(), full_precision(self.device):
+            if sparse.shape[1] == 1 or self.config.mask_module.reads == "tokens":
+                return prim(image, sparse, pe)
+            found = [PrimSlice(prim, image[i : i + 1], pe).read(prim.tokens(sparse[i])) for i in range(len(image))]
+        return torch.stack([token for token, _ in found])[:, :, None], torch.stack([each for _, each in found])
 
     def _sparse(self, points: Tensor | None, slices: int) -> Tensor:
         """Prompt tokens (B, Q, 2, 256) of points (B, Q, 2), or of the whole image for each of B slices."""
@@ -166,29 +157,21 @@ class DeSAM(nn.Module):
             return self.prompt_encoder(Prompts.box()).expand(slices, 1, -1, -1)
         return self.prompt_encoder.embed_points(points)
 
-    def _read_frozen(self, prim: Prim, image: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
-        """The same without gradients, slice by slice in the cheap form where there are prompts to share it."""
-        pe = self.prompt_encoder.image_pe()
-        with full_precision(self.device):
-            if sparse.shape[1] == 1:
-                return prim(image, sparse, pe)
-            found = [PrimSlice(prim, image[i : i + 1], pe).read(prim.tokens(sparse[i])) for i in range(len(image))]
-        return torch.stack([token for token, _ in found]), torch.stack([embedding for _, embedding in found])
-
     def trainable(self, train_prim: bool) -> list[nn.Parameter]:
-        """What an optimiser gets: PDMM and IoU heads, and PRIM's transformer and tokens when asked.
+        """What an optimiser gets: mask modules and IoU heads, and PRIM's transformer and tokens when asked.
 
         Sets requires_grad of every parameter accordingly. The prompt encoder never trains.
         """
         self.requires_grad_(False)
+        module = self.config.mask_module
         chosen: list[nn.Module] = list(self.pdmm)
-        if self.config.has_prim and train_prim:
+        if module.has_prim and train_prim:
             for prim in self._prims():
                 chosen += [prim.transformer, prim.iou_token, prim.mask_tokens]
-        if self.config.has_iou_head:
+        if module.ranks_prompts:
             chosen += [prim.iou_heads for prim in self._prims()]
-        for module in chosen:
-            module.requires_grad_(True)
+        for each in chosen:
+            each.requires_grad_(True)
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     # ---- what a model file holds ----
@@ -209,9 +192,3 @@ class DeSAM(nn.Module):
         if found:
             raise ValueError("these tensors do not fit the model; " + "; ".join(found))
         self.load_state_dict(dict(tensors))
-
-
-def _mask_module(config: DeSAMConfig) -> nn.Module:
-    """What makes the masks of one label."""
-    rivals: dict[str, type[nn.Module]] = {"coupled": CoupledMask, "unet": PictureUnet}
-    return rivals[config.variant]() if config.variant in rivals else Pdmm(config)

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import sam
-from .config import EMBED_DIM
-from .linear import linear
+from .kernels import linear
+from .registry import EMBED_DIM
 
 # Bytes of one block of the attention map on a CPU: large enough for a good matrix product, small enough for cache.
 BLOCK_BYTES = 4 << 20
@@ -51,11 +51,11 @@ class ImageEncoder(nn.Module):
         """Strict load of the encoder's tensors, without the prefix ``image_encoder.``."""
         self.vit.load_state_dict(tensors)
 
-    def half_precision(self, dtype: torch.dtype) -> None:
-        """Matrix products in dtype; norms, softmax sums and the residual stream stay in float32."""
+    def finish(self, precision: torch.dtype | None) -> None:
+        """Matrix products in another precision, if asked; norms, softmax sums and the residual stream stay float32."""
         for block in self.vit.blocks:
             for layer in (block.attn.qkv, block.attn.proj, block.mlp.lin1, block.mlp.lin2):
-                layer.to(dtype)
+                layer.to(precision or layer.weight.dtype)
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Normalised images (B, 3, 1024, 1024) -> levels (B, width, 64, 64), neck (B, 256, 64, 64)."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from . import sam
-from .config import EMBED_DIM
+from .registry import EMBED_DIM
 
 MASK_TOKENS = 4  # SAM's; their outputs are not read, but they take part in the attention
 
@@ -32,18 +32,14 @@ class Prim(nn.Module):
         return torch.cat([learned.expand(*sparse.shape[:-2], -1, -1), sparse], dim=-2)
 
     def forward(self, image: Tensor, sparse: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
-        """P prompts on each of B slices.
+        """P prompts on each of B slices, in the plain form (``PrimSlice`` is the fast one).
 
         image: (B, 256, 64, 64), neck plus SAM's no-mask embedding.
         sparse: (B, P, T, 256) prompt tokens.
         image_pe: (1, 256, 64, 64).
-        Returns the IoU token (B, P, 256) and the mask embedding (B, P, 256, 64, 64).
+        Returns every token (B, P, 5 + T, 256) after the transformer, the IoU's first, then the masks' and the prompt's;
+        and the mask embedding (B, P, 256, 64, 64).
         """
-        read, embedding = self.read_image(image, sparse, image_pe)
-        return read[:, :, 0], embedding
-
-    def read_image(self, image: Tensor, sparse: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, with every token (B, P, 5 + T, 256) after the transformer: the IoU's, the masks', the prompt's."""
         slices, prompts = sparse.shape[:2]
         tokens = self.tokens(sparse).flatten(0, 1)
         repeated = image.repeat_interleave(prompts, dim=0) if prompts > 1 else image

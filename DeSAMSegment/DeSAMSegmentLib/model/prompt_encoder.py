@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import sam
-from .config import EMBED_DIM, EMBED_SIZE
+from .registry import EMBED_DIM, EMBED_SIZE
 from .types import Prompts
 
 

@@ -24,7 +24,6 @@ _SAM_UNUSED = re.compile(r"mask_decoder\.output_(upscaling|hypernetworks_mlps)\.
 _PIMM_UNUSED = re.compile(
     r"\.se\.fc\.[02]\.weight$|\.seg_outputs\.0\.weight$|\.residual_block\.\d+\.1\.conv3\.conv\.weight$"
 )
-_COUPLED = {"output_upscaling.": "upscaling.", "output_hypernetworks_mlps.0.": "hypernetwork."}
 _CONVS = {"conv1": "conv1", "conv2": "conv2", "conv3": "shortcut"}
 
 
@@ -100,10 +99,9 @@ def _own_sam_names(name: str, config: DeSAMConfig) -> Iterable[str]:
         elif rest.startswith("iou_prediction_head."):
             for head in range(heads):
                 yield f"prim.{prim}.iou_heads.{head}.{rest.removeprefix('iou_prediction_head.')}"
-    if config.variant == "coupled":
-        for theirs, own in _COUPLED.items():
-            if rest.startswith(theirs):
-                yield from (f"pdmm.{label}.{own}{rest.removeprefix(theirs)}" for label in range(config.labels))
+    for theirs, own in config.mask_module.sam_names.items():
+        if rest.startswith(theirs):
+            yield from (f"pdmm.{label}.{own}{rest.removeprefix(theirs)}" for label in range(config.labels))
 
 
 def _sam_names() -> list[str]:

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import EMBED_DIM, EMBED_SIZE
-from .linear import linear
+from .kernels import linear
+from .registry import EMBED_DIM, EMBED_SIZE
 
 WIDTHS = (64, 128, 160, 320)
 DEPTHS = (2, 2, 6, 2)
@@ -228,8 +228,8 @@ class TinyViT(nn.Module):
         """Strict load of the encoder's tensors, without the prefix ``image_encoder.``."""
         self.load_state_dict(tensors)
 
-    def fold(self) -> None:
-        """Fold every batch norm; after this the tensors no longer carry the file's names."""
+    def finish(self, precision: torch.dtype | None) -> None:
+        """Folds every batch norm: after this the tensors no longer carry the file's names. Always float32."""
         for module in self.modules():
             if isinstance(module, ConvNorm):
                 module.fold()

@@ -9,20 +9,20 @@ from typing import Any
 import qt
 
 from ..jobs.client import Client
-from .background import BackgroundJobs
-from .binding import Binder
-from .installer import Installer
-from .parameters import Parameters
-from .process import QtProcess
-from .questions import Questions
-from .section import Services
-from .section_advanced import AdvancedSection
-from .section_finetune import FineTuneSection
-from .section_models import ModelsSection
-from .section_review import ReviewSection
-from .section_segment import SegmentSection
-from .settings import Settings
-from .shelf import Shelf
+from .advanced import AdvancedSection
+from .kit.background import BackgroundJobs
+from .kit.binding import Binder
+from .kit.installer import Installer
+from .kit.process import QtProcess
+from .kit.questions import Questions
+from .kit.section import Services
+from .kit.settings import Settings
+from .models.registry import Registry
+from .models.section import ModelsSection
+from .scene.parameters import Parameters
+from .segment.review import ReviewSection
+from .segment.section import SegmentSection
+from .train.section import FineTuneSection
 
 
 def makeServices(getParameterNode: Callable[[], Any]) -> Services:
@@ -34,7 +34,7 @@ def makeServices(getParameterNode: Callable[[], Any]) -> Services:
         parameters=parameters,
         binder=Binder(parameters),
         jobs=BackgroundJobs(client),
-        shelf=Shelf(),
+        registry=Registry(),
         installer=Installer(questions, settings),
         questions=questions,
         settings=settings,
@@ -75,7 +75,7 @@ class Panel:
         segment.runEnded.connect(review.end)
         self.fineTune.modelReady.connect(self.chooseModel)
         self.models.modelImported.connect(self.chooseModel)
-        self.services.installer.changed.connect(self.services.shelf.changed.emit)
+        self.services.installer.changed.connect(self.services.registry.changed.emit)
 
     def chooseModel(self, name: str) -> None:
         """A new model is selected at once."""
@@ -86,7 +86,7 @@ class Panel:
         """The user opened the panel: the disk and the installed packages may have changed meanwhile."""
         self.services.installer.forget()
         self.services.installer.continueAfterRestart()
-        self.services.shelf.changed.emit()
+        self.services.registry.changed.emit()
         self.fineTune.enter()
 
     def nodeRemoved(self) -> None:

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields
+import platform
+from dataclasses import dataclass, field, fields, is_dataclass
+from datetime import datetime, timezone
+from importlib import metadata
 from typing import Any
 
+from .. import __version__
 from ..errors import BadModelFile
 
 FORMAT_VERSION = 1
+PACKAGES = ("torch", "monai", "numpy", "SimpleITK")  # that a result depends on
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class ModelCard:
 
     def to_json(self) -> str:
         """One JSON object, keys in the order of the fields. Raises TypeError for what JSON cannot hold."""
-        return json.dumps(_plain(asdict(self)), ensure_ascii=False, allow_nan=False)
+        return json.dumps(json_ready(self), ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> ModelCard:
@@ -111,20 +116,42 @@ def _label(raw: dict[str, Any]) -> LabelInfo:
     return LabelInfo(int(raw["value"]), str(raw["name"]), (red, green, blue), str(raw.get("terminology", "")))
 
 
-def _plain(value: Any) -> Any:
-    """What JSON knows: numpy values, paths and sets converted; numbers that are not finite become null."""
+def json_ready(value: Any) -> Any:
+    """What JSON knows: records, numpy values, paths and sets converted; numbers that are not finite become null.
+
+    Raises:
+      TypeError: for anything else.
+    """
+    if is_dataclass(value):
+        value = vars(value)
     if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): json_ready(each) for key, each in value.items()}
     if isinstance(value, set | frozenset):
         value = sorted(value)
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [json_ready(each) for each in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return json_ready(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None  # the Dice of a case that never had the label must not cost a finished training
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if hasattr(value, "__fspath__"):
         return str(value)
-    raise TypeError(f"{type(value).__name__} does not belong into a model card")
+    raise TypeError(f"{type(value).__name__} has no place in JSON")
+
+
+def software() -> dict[str, str]:
+    """Versions of this program and of the packages that a result depends on."""
+    versions = {"desam-segment": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def utc_now() -> str:
+    """Now, as ISO 8601 in UTC, to the second."""
+    return datetime.now(timezone.utc).replace(microsecond=0).isoformat()

@@ -43,7 +43,6 @@ def fetch(
     size: int = 0,
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
-    remedy: str = "",
 ) -> bool:
     """Downloads ``url`` to ``target``, going on where an earlier attempt stopped.
 
@@ -51,7 +50,6 @@ def fetch(
       sha256: of the whole file; empty takes what comes.
       size: expected bytes, for the disk check and until the server says.
       progress: called with bytes done and in total. cancelled: asked between blocks.
-      remedy: appended to errors: what to do instead.
 
     Returns:
       False when it was cancelled; the part stays for the next time.
@@ -63,9 +61,9 @@ def fetch(
     target.parent.mkdir(parents=True, exist_ok=True)
     _check_room(target, size - _size(part))
     try:
-        if not _fetch_part(url, part, size, progress, cancelled or (lambda: False), remedy):
+        if not _fetch_part(url, part, size, progress, cancelled or (lambda: False)):
             return False
-        _check_hash(url, part, sha256, remedy)
+        _check_hash(url, part, sha256)
         os.replace(part, target)
     except OSError as problem:
         if problem.errno in FULL:
@@ -75,11 +73,11 @@ def fetch(
                 f"The disk is full: {target.name} could not be written to {target.parent}.",
                 "Free some space, or set DESAM_HOME to a folder on another disk.",
             ) from problem
-        raise DownloadFailed(f"{target.name} could not be written ({problem.strerror}).", remedy) from problem
+        raise DownloadFailed(f"{target.name} could not be written ({problem.strerror}).") from problem
     return True
 
 
-def _fetch_part(url: str, part: Path, size: int, progress: Progress | None, cancelled: Cancelled, remedy: str) -> bool:
+def _fetch_part(url: str, part: Path, size: int, progress: Progress | None, cancelled: Cancelled) -> bool:
     failures, reason = 0, ""
     while failures < ATTEMPTS:
         before = _size(part)
@@ -91,7 +89,7 @@ def _fetch_part(url: str, part: Path, size: int, progress: Progress | None, canc
         if cancelled():
             return False
         time.sleep(PAUSE * failures)
-    raise DownloadFailed(f"The download of {url} was cut ({reason}).", f"Try again: it goes on. {remedy}")
+    raise DownloadFailed(f"The download of {url} was cut ({reason}).", "Try again: it continues where it stopped.")
 
 
 def _attempt(url: str, part: Path, size: int, progress: Progress | None, cancelled: Cancelled) -> bool:
@@ -145,7 +143,7 @@ def _total(response: Any, start: int) -> int:
     return start + int(length) if length and length.isdigit() else 0
 
 
-def _check_hash(url: str, part: Path, sha256: str, remedy: str) -> None:
+def _check_hash(url: str, part: Path, sha256: str) -> None:
     digest = hashlib.sha256()
     with part.open("rb") as file:
         while block := file.read(1 << 22):
@@ -154,7 +152,7 @@ def _check_hash(url: str, part: Path, sha256: str, remedy: str) -> None:
         part.unlink()
         raise DownloadFailed(
             f"What {url} sent is not the expected file (its SHA-256 is {digest.hexdigest()[:12]}...).",
-            f"A proxy may have sent a page of its own. {remedy}",
+            "A proxy may have sent a page of its own.",
         )
     with part.open("rb+") as file:
         os.fsync(file.fileno())

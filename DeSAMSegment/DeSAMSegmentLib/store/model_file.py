@@ -103,7 +103,7 @@ def _header(path: Path) -> dict[str, Any]:
     except IsADirectoryError:
         raise BadModelFile(f"{path} is a folder, not a model file.", "Choose a .desam file in it.") from None
     except FileNotFoundError:
-        raise BadModelFile(f"There is no model file {path}.", "See `desam models list`.") from None
+        raise BadModelFile(f"There is no model file {path}.", "Check its path.", kind="no-model-file") from None
     except OSError as problem:
         raise BadModelFile(f"{path} cannot be opened ({problem.strerror}).", "Check its permissions.") from None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):

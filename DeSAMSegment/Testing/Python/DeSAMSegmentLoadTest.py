@@ -20,7 +20,7 @@ class DeSAMSegmentLoadTest(unittest.TestCase):
 
     def test_parametersAreSavedWithTheScene(self):
         widget = slicer.modules.desamsegment.widgetRepresentation().self()
-        widget.panel.services.parameters.set("points", 7)
+        widget.panel.services.parameters.set("segment.points", 7)
         node = widget.logic.getParameterNode()
         assert node.GetSaveWithScene()
-        assert node.GetParameter("DeSAM.points") == "7"
+        assert node.GetParameter("DeSAM.segment.points") == "7"

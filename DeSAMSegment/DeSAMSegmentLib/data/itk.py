@@ -1,0 +1,41 @@
+"""SimpleITK's images and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import SimpleITK as sitk
+
+from .volume import LPS_FROM_RAS
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """ITK's warnings off for a while: what matters is in the exception."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+
+
+def affine_of(image: sitk.Image) -> np.ndarray:
+    """(4, 4) IJK to RAS of a 3-D SimpleITK image."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = LPS_FROM_RAS @ np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
+    matrix[:3, 3] = LPS_FROM_RAS @ image.GetOrigin()
+    return matrix
+
+
+def to_image(array: np.ndarray, ijk_to_ras: np.ndarray) -> sitk.Image:
+    """A SimpleITK image of an array (K, J, I) on the given grid (copies the voxels)."""
+    array = np.ascontiguousarray(array)
+    image = sitk.GetImageFromArray(array.view(np.uint8) if array.dtype == np.bool_ else array)
+    spacing = np.linalg.norm(ijk_to_ras[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((LPS_FROM_RAS @ ijk_to_ras[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin((LPS_FROM_RAS @ ijk_to_ras[:3, 3]).tolist())
+    return image

@@ -1,0 +1,79 @@
+"""NRRD files by pynrrd: exact affines, and the fields in which Slicer keeps names, values and layers of segments."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import nrrd
+import numpy as np
+
+from .volume import COPY_AGAIN, LPS_FROM_RAS, TO_GREY, Refusal
+
+RAS_FROM_SPACE = {
+    "right-anterior-superior": np.eye(3),
+    "left-anterior-superior": np.diag([-1.0, 1.0, 1.0]),
+    "left-posterior-superior": LPS_FROM_RAS,
+}
+COLOURS = ("vector", "rgb-color", "rgba-color", "3-color", "4-color")  # kinds of an axis; frames are a list or time
+EXTRACT_COMPONENT = (
+    "Extract one frame first, with SimpleITK: WriteImage(VectorIndexSelectionCast(ReadImage(file), 0), 'one.nii.gz')."
+)
+SHORT = {"ras": "right-anterior-superior", "las": "left-anterior-superior", "lps": "left-posterior-superior"}
+
+
+def read_nrrd(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+    """Voxels (K, J, I), or (K, J, I, N) of several per place; the (4, 4) IJK-to-RAS matrix; the writer's own fields.
+
+    Raises:
+      error: not NRRD, cut short, damaged (a gzip is read to its checksum), without the file of its voxels.
+    """
+    try:
+        array, header = nrrd.read(str(path), index_order="C")
+    except FileNotFoundError as problem:
+        raise error(f"{path.name} has its voxels in {problem.filename}, which is missing.", "Copy both.") from None
+    except (zlib.error, EOFError):
+        raise error(f"{path.name} is damaged inside.", COPY_AGAIN) from None
+    except (nrrd.NRRDError, ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError) as problem:
+        short = "reshape" in str(problem) or "buffer size" in str(problem)
+        what = "is cut short" if short else "is not an NRRD file, or has a damaged header"
+        raise error(f"{path.name} {what}.", COPY_AGAIN) from None
+    directions = np.atleast_2d(np.asarray(header.get("space directions", np.zeros((0, 3))), float))
+    fields = _own_fields(path)
+    listed = [axis for axis, vector in enumerate(directions) if np.isnan(vector).all()]
+    if listed:  # its place in the array is the other way round
+        array = np.moveaxis(array, array.ndim - 1 - listed[0], -1)
+        directions = np.delete(directions, listed[0], axis=0)
+        if array.shape[-1] > 1 and not is_segmentation(fields):
+            kinds = header.get("kinds") or ["list"] * array.ndim
+            if str(kinds[listed[0]]).lower() in COLOURS and array.shape[-1] in (3, 4):
+                raise error(f"{path.name} is a colour image ({array.shape[-1]} values per voxel).", TO_GREY)
+            raise error(f"{path.name} is a series of {array.shape[-1]} frames, not one volume.", EXTRACT_COMPONENT)
+    return array, _affine(header, directions, array.ndim - len(listed)), fields
+
+
+def is_segmentation(fields: dict[str, str]) -> bool:
+    """Whether Slicer wrote the file as a segmentation."""
+    return "Segment0_Name" in fields or "Segment0_ID" in fields
+
+
+def _affine(header: dict, directions: np.ndarray, dimensions: int) -> np.ndarray:
+    """IJK to RAS; a space without a known name is LPS, as ITK and Slicer have it."""
+    space = str(header.get("space", "")).lower()
+    turn = RAS_FROM_SPACE.get(SHORT.get(space, space), LPS_FROM_RAS)
+    affine = np.eye(4)
+    if len(directions) >= 3:  # four with time, of which one frame may be a volume
+        affine[:3, :3] = turn @ directions[:3, :3].T
+        affine[:3, 3] = turn @ np.asarray(header.get("space origin", np.zeros(3)), float)[:3]
+    else:
+        steps = np.nan_to_num(np.asarray(header.get("spacings", np.ones(dimensions)), float), nan=1.0)
+        affine[:3, :3] = turn @ np.diag([*steps, 1.0, 1.0][:3])
+    return affine
+
+
+def _own_fields(path: Path) -> dict[str, str]:
+    """What a program wrote besides, ``key:=value``; in UTF-8, of which pynrrd would drop all but ASCII."""
+    with path.open("rb") as file:
+        lines = iter(lambda: file.readline(1 << 20).rstrip(b"\r\n"), b"")
+        pairs = (line.decode("utf-8", "replace").partition(":=") for line in lines)
+        return {key: value for key, mark, value in pairs if mark}

@@ -1,0 +1,126 @@
+"""The report of an evaluation: one CSV row per measurement, means as JSON, and a page to read as Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...files import write_text
+from .scores import Score, write_scores
+
+TITLES = {
+    "labelled": "Labelled slices (the protocol of the paper)",
+    "all": "All slices of the volume",
+    "reference": "Published code's Dice (256 x 256, without the last labelled slice)",
+}
+COLUMNS = {
+    "dice": "Dice",
+    "hd95_mm": "HD95 mm",
+    "assd_mm": "ASSD mm",
+    "volume_error_percent": "volume error %",
+}
+CONVENTIONS = """\
+A label absent in both ground truth and prediction has nothing to measure and is left out of every mean. Absent in one
+of the two, its Dice is 0 and its distances are undefined and left out; the number of cases behind each mean is in
+summary.json. HD95 is the larger of the two directed 95th percentiles, ASSD the mean over both surfaces, both in
+millimetres on the volume's own grid. The volume error of a case is signed; its mean is of absolute values. What follows
+± is the standard deviation over cases."""
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What ``Finished.result`` holds: one row per case, label and protocol, their means, and what failed."""
+
+    folder: Path
+    scores: list[Score] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)  # see ``scores.summarise``
+    failed: dict[str, str] = field(default_factory=dict)  # case -> reason
+
+
+def write_report(result: EvaluationResult, setup: Mapping[str, Any]) -> list[Path]:
+    """Writes metrics.csv, summary.json and report.md, each in one piece; returns their paths."""
+    table, means = result.folder / "metrics.csv", result.folder / "summary.json"
+    write_scores(table, result.scores)
+    facts = {"setup": setup, "labels": result.summary, "failed": result.failed}
+    write_text(means, json.dumps(facts, indent=1) + "\n")
+    return [table, means, write_markdown(result.folder, "Evaluation", page(result, setup))]
+
+
+def page(result: EvaluationResult, setup: Mapping[str, Any]) -> list[str]:
+    """Means first, then every case, then the figures, as blocks of Markdown."""
+    scores, summary, failed = result.scores, result.summary, result.failed
+    cases = list(dict.fromkeys(score.case for score in scores))
+    blocks = [f"{len(cases)} cases scored, {len(failed)} failed. Source: {setup['source']}; {setup['device']}."]
+    for protocol in ("labelled", "all"):
+        blocks += [f"## {TITLES[protocol]}", _means(summary, protocol)]
+    blocks += [f"## {TITLES['reference']}", _reference_means(summary), "## Cases", _cases(scores)]
+    if failed:
+        blocks += ["## Failed", markdown_table(("case", "reason"), list(failed.items()))]
+    blocks += ["## How to read this", CONVENTIONS]
+    figures = {case: f"pictures/{case}.png" for case in cases}
+    return blocks + [f"![{case}]({figure})" for case, figure in figures.items() if (result.folder / figure).is_file()]
+
+
+def _means(summary: Mapping[str, Any], protocol: str) -> str:
+    rows = []
+    for label, protocols in summary.items():
+        measures = protocols[protocol]
+        domains = list(measures["dice"]["domains"])
+        for domain in domains if len(domains) > 1 else []:
+            parts = [measures[each]["domains"][domain] for each in COLUMNS]
+            rows.append((label, domain or "-", str(parts[0]["cases"]), *map(spread, parts)))
+        whole = [measures[each] for each in COLUMNS]
+        rows.append((label, "**all cases**", str(whole[0]["cases"]), *map(spread, whole)))
+        if len(domains) > 1:
+            means = [number(part["mean_of_domains"]) for part in whole]
+            rows.append((label, "mean of domains", str(len(domains)), *means))
+    return markdown_table(("label", "domain", "cases", *COLUMNS.values()), rows)
+
+
+def _reference_means(summary: Mapping[str, Any]) -> str:
+    rows = []
+    for label, protocols in summary.items():
+        dice = protocols["reference"]["dice"]
+        rows.append((label, str(dice["cases"]), spread(dice), number(dice["mean_of_domains"])))
+    return markdown_table(("label", "cases", "Dice", "mean of domains"), rows)
+
+
+def _cases(scores: Sequence[Score]) -> str:
+    header = ("case", "domain", "label", "slices", *COLUMNS.values(), "Dice on labelled slices", "ground truth ml")
+    labelled = {(score.case, score.label): score.dice for score in scores if score.protocol == "labelled"}
+    rows = []
+    for score in scores:
+        if score.protocol == "all":
+            metrics = score.metrics
+            values = [number(getattr(metrics, each)) for each in COLUMNS]
+            both, volume = number(labelled.get((score.case, score.label))), f"{metrics.ground_truth_ml:.1f}"
+            rows.append((score.case, score.domain or "-", score.label, str(metrics.slices), *values, both, volume))
+    return markdown_table(header, rows)
+
+
+def spread(part: Mapping[str, Any]) -> str:
+    """``mean ± sd`` of statistics, as a cell."""
+    return number(part["mean"]) + ("" if part["sd"] is None else f" ± {number(part['sd'])}")
+
+
+def number(value: float | None) -> str:
+    """Three significant places after the point below 10, one above; a dash where undefined."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; its cells may be emphasised."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def write_markdown(folder: Path, title: str, blocks: Sequence[str]) -> Path:
+    """report.md; returns its path."""
+    path = folder / "report.md"
+    write_text(path, "\n\n".join([f"# {title}", *blocks]) + "\n")
+    return path

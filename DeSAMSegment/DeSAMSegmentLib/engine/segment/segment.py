@@ -1,0 +1,217 @@
+"""Segmenting a volume: every slice, no click. A generator of events; see ``engine/events.py``.
+
+One slice's way from features to a mask is told in ``model/slice_decoder.py``; here masks become label values on the
+volume's own grid.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...data.slices import Slices
+from ...data.volume import Volume
+from ...errors import BadInput
+from ...model.postprocess import clean_small_regions, largest_component
+from ...model.registry import MASK_SIZE
+from ...model.slice_decoder import DecodeSettings, LabelPrediction
+from ...model.types import Features, Prompts
+from ...store.card import ModelCard
+from ..events import Event, Finished, PointScore, SliceDone, Started
+from ..options import MODES, SegmentOptions, resolve
+from ..runtime import device as devices
+from ..runtime.features import FeatureStream
+from ..runtime.loading import DeSAM
+from ..runtime.session import Session
+
+
+@dataclass(frozen=True)
+class SegmentResult:
+    """What a finished run hands over.
+
+    ``labels`` is (K, J, I) uint8, or uint16 for values above 255, on the volume's own grid; ``confidence`` and
+    ``agreement`` map a position along the array axis ``axis`` to 0..1.
+    """
+
+    labels: np.ndarray
+    axis: int
+    confidence: dict[int, float]
+    agreement: dict[int, float]
+    card: ModelCard
+
+
+def segment(
+    volume: Volume,
+    model: DeSAM | str | Path,
+    options: SegmentOptions | None = None,
+    session: Session | None = None,
+) -> Iterator[Event]:
+    """Segments every slice of ``volume``.
+
+    Arguments:
+      model: a loaded model, a ``.desam`` file, or the name of one in the library.
+      options: None takes what the model's card recommends.
+      session: device, cache and what is loaded already; None makes one for this call, without a cache.
+
+    Yields:
+      Started, then SliceDone for every slice, Log where something was worth saying, Finished with a SegmentResult.
+
+    Raises:
+      BadInput: when an option does not make sense for this volume and model.
+      WeightsMissing: when the backbone's weight file is not installed.
+    """
+    options = (options or SegmentOptions()).check()
+    session = session or Session()
+    model = session.model(model)
+    session.begin_with(model.card)
+    yield from Segmentation(volume, model, options, session).events()
+
+
+class Segmentation:
+    """One volume, one model, one set of options, within a job that has begun.
+
+    Arguments:
+      only: positions along the volume's slice axis to restrict the run to; None = as ``options`` say.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        model: DeSAM,
+        options: SegmentOptions,
+        session: Session,
+        only: Collection[int] | None = None,
+    ) -> None:
+        self.volume, self.session, self.only = volume, session, only
+        self.model, self.card = model.to(session.device), model.card
+        self.options, spec = resolve(model.card, options)
+        self.slices = Slices(volume, spec)
+        self.settings = _decode_settings(self.options, self.slices)
+        self.values = [label.value for label in model.card.labels]
+        kind = np.uint8 if max(self.values) <= 255 else np.uint16
+        self.labels = np.zeros(volume.array.shape, kind)
+
+    def events(self) -> Iterator[Event]:
+        begun = last = time.perf_counter()
+        indices = self._indices()
+        title = f"{self.card.title or self.card.name}, {MODES[self.settings.mode].lower()}"
+        yield Started("segment", title, len(indices), "slice", devices.describe(self.session.device))
+        confidence: dict[int, float] = {}
+        agreement: dict[int, float] = {}
+        for done, (index, predictions) in enumerate(self._predictions(indices), 1):
+            position, labels = self.slices.place(index, self._label_map(predictions))
+            np.moveaxis(self.labels, self.slices.axis, 0)[position] = labels
+            confidence[position] = min((p.confidence for p in predictions), default=1.0)
+            agreement[position] = min((p.agreement for p in predictions), default=1.0)
+            yield from self.session.logged()
+            now = time.perf_counter()
+            yield SliceDone(
+                self.slices.axis, position, labels, confidence[position], agreement[position], done, len(indices),
+                now - last, self._points(predictions),
+            )  # fmt: skip
+            last = now
+        labels = largest_component(self.labels, self.values) if self.options.largest_component else self.labels
+        result = SegmentResult(labels, self.slices.axis, confidence, agreement, self.card)
+        seconds = time.perf_counter() - begun
+        yield Finished("segment", seconds, result, self._summary(labels, len(indices), seconds))
+
+    def _indices(self) -> list[int]:
+        """Slices to segment, in canonical order; ``slice_range`` counts along the volume's own array axis."""
+        every = range(len(self.slices))
+        if self.only is not None:
+            return [i for i in every if self.slices.index(i) in self.only]
+        if self.options.slice_range is None:
+            return list(every)
+        first, last = self.options.slice_range
+        chosen = [i for i in every if first <= self.slices.index(i) <= last]
+        if not chosen:
+            raise BadInput(
+                f"The slice range {first} to {last} holds no slice of this volume.",
+                f"Slices are counted from 0 to {len(self.slices) - 1}.",
+            )
+        return chosen
+
+    def _predictions(self, indices: list[int]) -> Iterator[tuple[int, list[LabelPrediction]]]:
+        """(slice index, every label's prediction) in order; none for a blank slice, which costs nothing."""
+        blank = {index for index in indices if self.slices.is_blank(index)}
+        stream = FeatureStream(self.slices, self.session)
+        encoded = stream.iterate(index for index in indices if index not in blank)
+        digest = self.model.prim_digest() if self.settings.mode == "grid" else None
+        codec = self.session.cache.codec if self.session.cache else ""
+        for index in indices:
+            if index in blank:
+                yield index, []
+                continue
+            features: Features = next(encoded)[1]
+            known = f"{digest}.{codec}.{stream.key(index)}" if digest else None
+            yield index, self.session.predict(self.model, features, self.settings, known)
+
+    def _label_map(self, predictions: list[LabelPrediction]) -> np.ndarray:
+        """Label values (H, W) on the canonical native slice: logits are resampled, then thresholded, then compared."""
+        labels = np.zeros(self.slices.native_shape, self.labels.dtype)
+        if not predictions:  # a blank slice
+            return labels
+        best = np.full(labels.shape, self.settings.mask_logit, np.float32)
+        for value, prediction in zip(self.values, predictions, strict=True):
+            if prediction.logits is None:
+                continue
+            native = self.slices.to_native(prediction.logits)
+            wins = native > best  # overlaps go to the larger logit
+            labels[wins], best[wins] = value, native[wins]
+        return self._without_small_regions(labels)
+
+    def _without_small_regions(self, labels: np.ndarray) -> np.ndarray:
+        row, column = self.slices.pixel_spacing
+        minimum = round(self.options.min_area_mm2 / (row * column))
+        if minimum <= 1:
+            return labels
+        cleaned = np.zeros_like(labels)
+        for value in self.values:
+            mask, _ = clean_small_regions(labels == value, minimum)
+            cleaned[mask & (cleaned == 0)] = value
+        return cleaned
+
+    def _points(self, predictions: list[LabelPrediction]) -> tuple[PointScore, ...]:
+        """The first label's grid points in the volume's own slice, if they were asked for."""
+        if not self.options.keep_points or self.settings.mode != "grid" or not predictions:
+            return ()
+        first = predictions[0]
+        grid = Prompts.grid(self.settings.points, MASK_SIZE).xy
+        assert grid is not None
+        if len(first.iou) != len(grid):  # a model without prompts
+            return ()
+        places = self.slices.point_to_native(grid.numpy())
+        return tuple(
+            PointScore(float(row), float(column), float(iou), number == first.chosen)
+            for number, ((row, column), iou) in enumerate(zip(places, first.iou, strict=True))
+        )
+
+    def _summary(self, labels: np.ndarray, slices: int, seconds: float) -> dict[str, Any]:
+        voxel_ml = self.volume.voxel_mm3 / 1000
+        millilitres = {
+            label.name: round(float((labels == label.value).sum()) * voxel_ml, 3) for label in self.card.labels
+        }
+        return {"slices": slices, "seconds_per_slice": round(seconds / max(1, slices), 3), "millilitres": millilitres}
+
+
+def _decode_settings(options: SegmentOptions, slices: Slices) -> DecodeSettings:
+    """Resolved options as the decoder of a slice takes them: areas in its own pixels."""
+    row, column = slices.pixel_spacing
+    height, width = slices.native_shape
+    pixel_mm2 = row * column * height * width / MASK_SIZE**2  # of the 256 grid, squashed as the slice was
+    assert options.mode is not None
+    assert options.points is not None
+    assert options.iou_threshold is not None
+    return DecodeSettings(
+        mode=options.mode,
+        points=options.points,
+        iou_threshold=options.iou_threshold,
+        mask_threshold=options.mask_threshold,
+        min_area_px=round(options.min_area_mm2 / pixel_mm2),
+        reference_rule=options.reference_rule,
+    )

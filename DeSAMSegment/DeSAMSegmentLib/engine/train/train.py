@@ -1,0 +1,361 @@
+"""Fine-tuning a decoder, both modes and both profiles. A generator of events; see ``engine/events.py``.
+
+The encoder and the prompt encoder stay frozen and their features are computed beforehand (paper, section 3.3), so an
+epoch only moves features from the cache through PRIM and PDMM. One step of it is told in ``step.py``.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...data.cases import Case, CaseStore
+from ...data.feature_cache import FeatureCache
+from ...data.labels import Matcher, closest, listed, match
+from ...errors import BadInput
+from ...model.config import DeSAMConfig
+from ...model.registry import BACKBONES
+from ...store.card import LabelInfo, ModelCard, software, utc_now
+from ...store.terminology import default_labels
+from ..events import EpochDone, Event, Finished, Log, Progress, Saved, Started
+from ..figures import draw_training_curves
+from ..options import SegmentOptions, TrainOptions, declarations
+from ..runtime import device as devices
+from ..runtime.features import stored_bytes
+from ..runtime.loading import DeSAM
+from ..runtime.session import Session, sam_tensors
+from .run_folder import RunFolder, TrainingState, metrics_row
+from .schedule import Schedule, validation_interval
+from .step import Learner
+from .training_set import TrainingSet, common_spec
+from .validation import HeldOut, ValidationScore, hold_out, not_worse, validate
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run hands over: its files and its numbers."""
+
+    best: Path
+    last: Path
+    best_epoch: int
+    best_dice: float | None
+    history: list[dict[str, Any]]
+
+
+def train(
+    cases: Sequence[Case],
+    labels: dict[int, str] | Sequence[LabelInfo],
+    folder: str | Path,
+    options: TrainOptions | None = None,
+    session: Session | None = None,
+    *,
+    resume: bool = False,
+) -> Iterator[Event]:
+    """Fine-tunes a decoder per label on ``cases``.
+
+    Arguments:
+      labels: value -> name of every label, or LabelInfo with colours and terminology; ``options.labels`` chooses.
+      folder: where the run's files go.
+      session: device, cache and what is loaded already; without a cache, one is used that is deleted afterwards.
+      resume: continue the run in ``folder`` after its last finished epoch, bit for bit on the CPU.
+
+    Yields:
+      Started, Progress within an epoch, EpochDone, Saved for each new best model, Finished with a TrainResult.
+      Closing the generator keeps the best model so far.
+
+    Raises:
+      BadInput: for options, cases or labels that cannot be used; the text says what to do.
+    """
+    import torch
+
+    options = (options or TrainOptions()).check()
+    if not cases:
+        raise BadInput("There is no case to train on.", "Add at least one volume with its labels.")
+    chosen = chosen_labels(labels, options)
+    session = session or Session()
+    session.begin(options.backbone)
+    # threads that share sums would change the last digits; a fixed seed fixes everything else
+    torch.manual_seed(options.seed)
+    _draw_an_encoder(options.backbone)
+    with tempfile.TemporaryDirectory(prefix="desam-training-") as scratch, ExitStack() as held:
+        if session.cache is None:
+            session.cache = FeatureCache(Path(scratch, "features"))
+            held.callback(setattr, session, "cache", None)
+        base = _base(options, session, RunFolder(folder), resume)
+        if base is not None:
+            chosen = in_base_order(chosen, base.card, options)
+        matcher = Matcher([label.name for label in chosen], [label.value for label in chosen])
+        store = CaseStore(matcher, Path(scratch, "cases"))
+        yield from _Training(cases, chosen, RunFolder(folder), options, session, store, resume).events(held, base)
+
+
+def _draw_an_encoder(backbone: str) -> None:
+    """Draws the random numbers that building an encoder takes, and forgets it.
+
+    The first trainings loaded their encoder after the seed was set, so the decoder's first weights came behind those of
+    an encoder. With this, a seed gives the model that it gave then, and the same one in a session that is warm.
+    """
+    spec = BACKBONES[backbone]
+    spec.build(spec)
+
+
+def chosen_labels(labels: dict[int, str] | Sequence[LabelInfo], options: TrainOptions) -> list[LabelInfo]:
+    """The labels to train, with colours and terminology.
+
+    Raises:
+      BadInput: when ``options.labels`` names a value that does not exist.
+    """
+    known = list(default_labels(labels)) if isinstance(labels, dict) else list(labels)
+    if options.labels is None:
+        return known
+    by_value = {label.value: label for label in known}
+    absent = [value for value in options.labels if value not in by_value]
+    if absent:
+        raise BadInput(
+            f"The data set has no label {', '.join(map(str, absent))}.",
+            f"It has {', '.join(f'{label.value} ({label.name})' for label in known)}.",
+        )
+    return [by_value[value] for value in options.labels]
+
+
+def _base(options: TrainOptions, session: Session, folder: RunFolder, resume: bool) -> DeSAM | None:
+    """The given model to start from, or, of a run that is resumed, its own last one; None without a base."""
+    if not options.base:
+        return None
+    # always a fresh copy: the session's own would be changed under a later segmentation. Of a resumed run its last
+    # model, which has all that the base gave it; the base may be gone.
+    return DeSAM.load(folder.last) if resume else session.fresh_model(options.base)
+
+
+def in_base_order(labels: list[LabelInfo], base: ModelCard, options: TrainOptions) -> list[LabelInfo]:
+    """The labels to learn in the order of the base's decoders, each of which goes on with the label of its name.
+
+    Raises:
+      BadInput: when the base does not find these labels, or needs another backbone.
+    """
+    theirs, ours = [label.name for label in base.labels], {label.name: label for label in labels}
+    pairs = match(theirs, list(ours))
+    if len(pairs) < len(theirs) or len(ours) != len(theirs) or base.backbone != options.backbone:
+        raise BadInput(
+            f"The base model {base.name} finds {listed(theirs)} on {base.backbone}; this training learns "
+            f"{listed(ours)} on {options.backbone}.{closest(set(ours) - set(theirs), theirs)}",
+            "Choose a base with the same labels and backbone, or none.",
+        )
+    return [ours[pairs[name]] for name in theirs]
+
+
+def architecture_of(options: TrainOptions, labels: int) -> DeSAMConfig:
+    """The decoder that some options ask for."""
+    backbone = BACKBONES[options.backbone]
+    return DeSAMConfig(
+        backbone=backbone.id,
+        input_size=backbone.input_size,
+        level_widths=backbone.level_widths,
+        width=options.width,
+        variant=options.variant,
+        squeeze_excitation=options.squeeze_excitation,
+        labels=labels,
+        shared_prim=not options.train_prim,
+    )
+
+
+class _Training:
+    """One run: cases, labels, options, and the folder it lives in."""
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        labels: list[LabelInfo],
+        folder: RunFolder,
+        options: TrainOptions,
+        session: Session,
+        store: CaseStore,
+        resume: bool,
+    ) -> None:
+        self.cases, self.labels, self.folder = cases, labels, folder
+        self.options, self.session, self.store, self.resume = options, session, store, resume
+
+    # ---- the run, top to bottom -----------------------------------------------------------------------------------
+
+    def events(self, held: ExitStack, base: DeSAM | None) -> Iterator[Event]:
+        """held: keeps the cache's promise to hold the features until the run is over."""
+        options, session = self.options, self.session
+        assert session.cache is not None
+        spec = self.spec = common_spec([self.store.load(case)[0] for case in self.cases[:3]], options)
+        self.folder.begin(self._config(), self.resume)
+        training, held_out, excluded = hold_out(self.cases, self.store, spec, options)
+        yield Started("train", options.name, options.epochs, "epoch", devices.describe(session.device))
+        if base is not None:
+            yield from self._renamed(base.card)
+        state = TrainingState(epochs=options.epochs)
+
+        # features, once: most of the time of a short training
+        data = TrainingSet(training, self.store, spec, options, session, excluded)
+        begun = time.perf_counter()
+        yield from data.survey()
+        images = len(data.visited) + sum(case.slices for case in held_out)
+        each = stored_bytes(BACKBONES[options.backbone], session.cache.codec)
+        said = held.enter_context(session.cache.holding(images, each))
+        if said:
+            yield Log(said)
+        yield from data.prepare()
+        state.prepared = time.perf_counter() - begun
+
+        # epochs, until they are enough
+        learner = Learner(self._model(base), options, session)
+        if self.resume:
+            state = self.folder.restore(learner)
+            yield Log(f"Resuming after epoch {state.epoch}.")
+        self.schedule = Schedule(options, validation_interval(held_out, data))
+        begun = time.perf_counter() - (state.seconds or state.prepared)  # features are part of the time
+        while state.epoch < state.epochs and not self.schedule.exhausted(state):
+            yield from self._epoch(learner, data, held_out, state, begun)
+        if state.epoch < state.epochs:
+            yield Log(
+                f"Stopped after epoch {state.epoch} of {state.epochs}: no validation was better than that of epoch "
+                f"{state.top_epoch}. The model kept is of epoch {state.best_epoch}."
+            )
+        seconds = time.perf_counter() - begun
+        best = None if state.best_dice < 0 else state.best_dice
+        result = TrainResult(self.folder.best, self.folder.last, state.best_epoch, best, state.history)
+        yield Finished("train", seconds, result, {"best_dice": best, "best_epoch": state.best_epoch})
+
+    def _epoch(
+        self, learner: Learner, data: TrainingSet, held_out: list[HeldOut], state: TrainingState, begun: float
+    ) -> Iterator[Event]:
+        start = time.perf_counter()
+        number = state.epoch + 1
+        sums = np.zeros(4)
+        slices = 0
+        rng = np.random.default_rng([self.options.seed, number, 1])  # prompts; the order of slices has its own
+        batches = data.epoch(number)
+        learner.model.train()
+        for done, batch in enumerate(data.batches(number), 1):
+            rate = self.schedule.rate(state.step, state.epochs * len(batches))
+            sums += len(batch.targets) * learner.step(batch, rate, rng)
+            slices += len(batch.targets)
+            state.step += 1
+            yield Progress(f"Epoch {number} of {state.epochs}", done, len(batches))
+            yield from self.session.logged()
+        learner.model.eval()
+        late = self.schedule.late(time.perf_counter() - begun)
+        due = held_out and self.schedule.validates(number, late, state)
+        score = (yield from self._validated(learner, held_out, number, state)) if due else None
+        state.epoch, state.seconds = number, time.perf_counter() - begun
+        late = late or (score is not None and self.schedule.late(state.seconds))
+        for text in self.schedule.fit_into_minutes(state, late):
+            self.session.log(text)
+        loss, dice, ce, iou = (float(value) for value in sums / slices)
+        better = self._is_kept(score, number, state)
+        event = EpochDone(
+            number, state.epochs, loss, {"dice": dice, "ce": ce, "iou": iou}, rate,
+            score.dice if score else None, better, time.perf_counter() - start,
+        )  # fmt: skip
+        if better:
+            state.best_epoch, state.best_dice = number, score.dice if score else -1.0
+        state.history.append(metrics_row(event))
+        yield from self._written(learner, state, score, better)
+        yield from self.session.logged()
+        yield event
+
+    def _validated(
+        self, learner: Learner, held_out: list[HeldOut], number: int, state: TrainingState
+    ) -> Generator[Event, None, ValidationScore | None]:
+        """Validation's Progress and Log events; returns the score."""
+        model, score = learner.model, None
+        model.card = self._card(model, None, state)
+        inference = SegmentOptions(mode=self.options.mode, largest_component=False)
+        for event in validate(held_out, model, inference, self.session, f"Validating epoch {number}"):
+            if isinstance(event, ValidationScore):
+                score = event
+            else:
+                yield event
+        model.to(learner.device)  # segmenting that ran out of memory took it to the CPU
+        return score
+
+    def _written(
+        self, learner: Learner, state: TrainingState, score: ValidationScore | None, better: bool
+    ) -> Iterator[Event]:
+        """Models, state, numbers and curves of a finished epoch, in an order that a kill cannot spoil."""
+        card = self._card(learner.model, score, state)
+        if better:
+            learner.model.save(self.folder.best, card)
+            yield Saved(self.folder.best, "model")
+        self.folder.save(learner, card, state)
+        self.folder.write_metrics(state.history)
+        draw_training_curves(state.history, self.folder.curves, self.options.name)
+
+    # ---- plans ----------------------------------------------------------------------------------------------------
+
+    def _is_kept(self, score: ValidationScore | None, number: int, state: TrainingState) -> bool:
+        """Whether this epoch's model becomes best.desam; remembers the epoch with the highest Dice."""
+        top = state.top_values
+        if score is None:
+            return not top  # nothing was ever validated: the latest is all there is
+        kept = not top or not_worse(score.values, top)
+        if not top or np.mean(score.values) > np.mean(top):
+            state.top_values, state.top_epoch = score.values, number
+        return kept
+
+    def _renamed(self, base: ModelCard) -> Iterator[Event]:
+        """Says which of the base's labels goes on under another name."""
+        for old, new in zip(base.labels, self.labels, strict=True):
+            if old.name != new.name:
+                yield Log(f"The label {new.name} goes on from {old.name} of the base model.", "warning")
+
+    def _model(self, base: DeSAM | None) -> DeSAM:
+        """The decoder to start from: the base, or PRIM from SAM's own decoder and fresh mask modules."""
+        if base is not None:
+            return base.to(self.session.device)
+        architecture = architecture_of(self.options, len(self.labels))
+        model = DeSAM.from_sam(architecture, sam_tensors(self.options.backbone))
+        return model.to(self.session.device)
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "options": self.options.to_dict(),
+            "cases": [case.name for case in self.cases],
+            "labels": [asdict(label) for label in self.labels],
+            "backbone_sha256": self.session.encoder.sha256,
+        }
+
+    def _card(self, model: DeSAM, score: ValidationScore | None, state: TrainingState) -> ModelCard:
+        """The card of the model at the end of an epoch; ``score`` is the validation of that epoch, if there was one."""
+        options, segmenting = self.options, declarations(SegmentOptions)
+        per_case = score.per_case.items() if score else ()
+        return ModelCard(
+            name=options.name,
+            title=options.name,
+            labels=tuple(self.labels),
+            backbone=options.backbone,
+            backbone_sha256=self.session.encoder.sha256,
+            architecture=model.config.to_dict(),
+            slices=self.spec.to_dict(),
+            inference={
+                "mode": options.mode,
+                "points": segmenting["points"].fallback,
+                "iou_threshold": segmenting["iou_threshold"].fallback,
+                "largest_component": bool(score and score.largest_component),
+            },
+            training={
+                "profile": options.profile,
+                "options": options.to_dict(),
+                "cases": [case.name for case in self.cases],
+                "seed": options.seed,
+                "epochs": state.epoch,
+                "losses": [row["loss"] for row in state.history],
+                "mean_validation_dice": score.dice if score else None,
+                "validation_dice": {
+                    case: {str(value): dice for value, dice in values.items()} for case, values in per_case
+                },
+            },
+            software=software(),
+            created=utc_now(),
+        )

@@ -1,0 +1,279 @@
+"""What a decoder is trained on: slices with their ground truth, features computed beforehand, epochs drawn by seed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ...data.cases import Case, CaseStore, labelled_slices
+from ...data.labels import drawn, listed
+from ...data.slices import Slices, SliceSpec
+from ...data.volume import Volume
+from ...errors import BadDataset, BadLabels
+from ...model.types import Features
+from ..events import Event, Log, Progress
+from ..options import TrainOptions
+from ..runtime.features import FeatureStream, to_features
+from ..runtime.session import Session
+from .augmentation import stylise, transform
+
+
+@dataclass(frozen=True)
+class Example:
+    """One slice to learn from: for each of its augmentations, where its features lie and its target (256, 256),
+    memberships of the labels (``data/labels.py``).
+
+    The first is the slice as it is. An augmentation that no epoch draws has no features, and None for a key.
+    """
+
+    case: str
+    keys: tuple[str | None, ...]
+    targets: tuple[np.ndarray, ...]
+
+    @property
+    def empty(self) -> bool:
+        return not drawn(self.targets[0]).any()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Features (B) on the device, targets (B, 256, 256) memberships, and the cache keys that name the B slices."""
+
+    features: Features
+    targets: np.ndarray
+    keys: tuple[str, ...] = ()
+
+
+def common_spec(volumes: Sequence[Volume], options: TrainOptions) -> SliceSpec:
+    """One way to cut and normalise all volumes; percentiles when they do not agree (CT mixed with MR)."""
+    specs = [
+        SliceSpec.for_volume(volume, axis=options.slice_axis, intensity=options.intensity, window=options.window)
+        for volume in volumes
+    ]
+    if any(spec != specs[0] for spec in specs):
+        return SliceSpec.from_dict(specs[0].to_dict() | {"intensity": "percentile", "window": None})
+    return specs[0]
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """One augmentation of one slice: its target, and its image where that is not the slice itself."""
+
+    index: int
+    number: int
+    target: np.ndarray
+    image: np.ndarray | None = None
+
+
+class AugmentedStream(FeatureStream):
+    """Features of augmented slices; plain slices share their cache entries with segmenting."""
+
+    def __init__(self, slices: Slices, session: Session, augmented: Sequence[Augmented]) -> None:
+        super().__init__(slices, session)
+        self.augmented = augmented
+
+    def key(self, index: int) -> str:
+        each = self.augmented[index]
+        plain = super().key(each.index)
+        if each.image is None:
+            return plain
+        # the image itself names the augmentation, so no setting that shapes it can be forgotten
+        return f"{plain}.view-{hashlib.sha256(each.image.tobytes()).hexdigest()[:16]}"
+
+    def image(self, index: int) -> np.ndarray:
+        each = self.augmented[index]
+        return super().image(each.index) if each.image is None else each.image
+
+
+class TrainingSet:
+    """Slices of the training cases.
+
+    Arguments:
+      cases: training cases. store: reads them.
+      spec: how volumes are cut and normalised.
+      session: encodes what its cache lacks; it must have a cache.
+      excluded: per case name, positions along the slice axis that are held out for validation.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        store: CaseStore,
+        spec: SliceSpec,
+        options: TrainOptions,
+        session: Session,
+        excluded: dict[str, set[int]] | None = None,
+    ) -> None:
+        assert session.cache is not None
+        self.cases, self.store, self.spec, self.options = cases, store, spec, options
+        self.session, self.cache = session, session.cache
+        self.excluded = excluded or {}
+        self.examples: list[Example] = []
+        self.slices: list[tuple[int, int]] = []  # what can be learnt from: number of the case, of the slice in it
+        self.empty: list[bool] = []  # for each of these, whether it is background only
+        self.visited: set[tuple[int, int]] = set()  # (example, augmentation) that some epoch draws
+        self._missed = False
+        self._open: tuple[int, Slices, np.ndarray] | None = None  # the case opened last, by its number
+
+    def survey(self) -> Iterator[Event]:
+        """Finds what there is to learn from, before hours are spent on features.
+
+        Raises:
+          BadLabels, BadDataset: when there is not enough; the text says what to do.
+        """
+        self.slices, self.empty = [], []
+        found = 0
+        for number, case in enumerate(self.cases):
+            slices, members = self._opened(number)
+            found |= int(np.bitwise_or.reduce(members, axis=None))
+            for index in self._chosen(case, slices, members):
+                self.slices.append((number, index))
+                self.empty.append(not drawn(slices.label_map(members, index)).any())
+            yield Progress("Reading the cases", number + 1, len(self.cases))
+        for remark in self.store.remarks():
+            yield Log(remark, "warning")
+        self._check([name for number, name in enumerate(self.store.matcher.labels) if found >> number & 1])
+        self.visited = self._visits()
+
+    def prepare(self) -> Iterator[Event]:
+        """Computes the features that the cache lacks, of what the epochs will draw, saying how far it is."""
+        if not self.slices:
+            yield from self.survey()
+        self.examples = []
+        for number, case in enumerate(self.cases):
+            slices, members = self._opened(number)
+            indices = [index for owner, index in self.slices if owner == number]
+            made = [self._augmented(slices, members, index) for index in indices]
+            first = len(self.examples)
+            drawn = [(i, each.number) for i, versions in enumerate(made, first) for each in versions]
+            drawn = [visit for visit in drawn if visit in self.visited]
+            stream = AugmentedStream(slices, self.session, [made[i - first][version] for i, version in drawn])
+            keys: dict[tuple[int, int], str] = {}
+            text = f"Features of {case.name} ({number + 1} of {len(self.cases)})"
+            for done, (position, key) in enumerate(stream.fill(range(len(drawn))), 1):
+                keys[drawn[position]] = key
+                yield Progress(text, done, len(drawn))
+            for i, versions in enumerate(made, first):
+                named = tuple(keys.get((i, each.number)) for each in versions)
+                self.examples.append(Example(case.name, named, tuple(each.target for each in versions)))
+        self._open = None
+
+    def _opened(self, number: int) -> tuple[Slices, np.ndarray]:
+        """The slices of a case and its memberships; the last one asked for is kept."""
+        if self._open is None or self._open[0] != number:
+            volume, members = self.store.load(self.cases[number])
+            self._open = number, Slices(volume, self.spec), members
+        return self._open[1:]
+
+    def _visits(self) -> set[tuple[int, int]]:
+        """Everything that an epoch draws: of many background slices most are never seen, let alone in every version."""
+        visited: set[tuple[int, int]] = set()
+        for number in range(1, self.options.epochs + 1):
+            visited.update(visit for batch in self.epoch(number) for visit in batch)
+            if len(visited) == len(self.slices) * (self.options.views + self.options.styles):
+                break
+        return visited
+
+    def _augmented(self, slices: Slices, members: np.ndarray, index: int) -> list[Augmented]:
+        """The slice as it is, ``views - 1`` other poses and ``styles`` other styles: functions of seed and slice."""
+        target = slices.label_map(members, index)
+        made = [Augmented(index, 0, target)]
+        image = slices.image(index) if self.options.views > 1 or self.options.styles else None
+        for number in range(1, self.options.views):
+            assert image is not None
+            moved_image, moved_target = transform(image, target, (self.options.seed, index, number))
+            made.append(Augmented(index, number, moved_target, moved_image))
+        for number in range(self.options.styles):
+            assert image is not None
+            styled = stylise(image, (self.options.seed, index, number))
+            made.append(Augmented(index, len(made), target, styled))
+        return made
+
+    def _chosen(self, case: Case, slices: Slices, members: np.ndarray) -> list[int]:
+        """Slice numbers that carry ground truth: all of a fully labelled case, the drawn ones of a partial one."""
+        every = range(len(slices))
+        if case.slices == "labelled" or self.options.slices == "labelled" or self.options.empty_fraction == 0:
+            labelled = set(labelled_slices(members, slices.axis))
+            every = [i for i in every if slices.index(i) in labelled]  # type: ignore[assignment]
+        held_out = self.excluded.get(case.name, set())
+        return [i for i in every if slices.index(i) not in held_out]
+
+    def _check(self, found: list[str]) -> None:
+        absent = [name for name in self.store.matcher.labels if name not in found]
+        if absent:
+            cases = self.cases[0].name if len(self.cases) == 1 else f"any of the {len(self.cases)} training cases"
+            raise BadLabels(
+                f"The label {listed(absent)} does not occur in the label map of {cases}.",
+                f"Labels that do occur: {listed(found)}. Choose among these, or correct the labels in dataset.json.",
+            )
+        if not self.slices:
+            raise BadDataset("There is no slice to train on.", "Add cases with labels.")
+        if all(self.empty):
+            raise BadLabels(
+                f"Nothing of the labels is left in slices of {self.spec.size} x {self.spec.size} pixels.",
+                "Draw more, or larger regions: single voxels vanish when a slice is made smaller.",
+            )
+
+    # ---- epochs ----
+
+    def epoch(self, number: int) -> list[list[tuple[int, int]]]:
+        """Batches of (example, augmentation) of one epoch, a function of seed and epoch alone.
+
+        Every slice with an organ is visited once, in an augmentation drawn at random; background slices are drawn so
+        that they make up ``empty_fraction`` of the epoch (a decoder that never saw one paints on all of them).
+        """
+        rng = np.random.default_rng([self.options.seed, number])
+        full = [i for i, empty in enumerate(self.empty) if not empty]
+        empty = [i for i, empty in enumerate(self.empty) if empty]
+        share = self.options.empty_fraction
+        wanted = min(len(empty), round(len(full) * share / (1 - share)))
+        order = rng.permutation(full + rng.permutation(empty)[:wanted].tolist()).tolist()
+        versions = rng.integers(0, self.options.views + self.options.styles, len(order)).tolist()
+        visits = list(zip(order, versions, strict=True))
+        size = self.options.batch_size
+        return [visits[i : i + size] for i in range(0, len(visits), size)]
+
+    def batches(self, number: int) -> Iterator[Batch]:
+        """The batches of an epoch; the next one is read while this one is learnt from."""
+        groups = self.epoch(number)
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            ahead = reader.submit(self._load, groups[0]) if groups else None
+            for following in [*groups[1:], None]:
+                assert ahead is not None
+                batch = ahead.result()
+                ahead = reader.submit(self._load, following) if following else None
+                yield batch
+
+    def _load(self, visits: list[tuple[int, int]]) -> Batch:
+        device = self.session.device  # computing features again can run out of memory and move it
+        parts: list[Features] = []
+        keys: list[str] = []
+        for number, version in visits:
+            key = self.examples[number].keys[version]
+            stored = self.cache.get(key) if key else None
+            if key is None or stored is None:
+                key, features = self._again(number, version)
+            else:
+                features = to_features(stored, device)
+            parts.append(features.to(device=device))
+            keys.append(key)
+        targets = np.stack([self.examples[number].targets[version] for number, version in visits])
+        return Batch(Features.cat(parts), targets, tuple(keys))
+
+    def _again(self, number: int, version: int) -> tuple[str, Features]:
+        """Key and features of an augmented slice that another process, or a full disk, took from the cache."""
+        if not self._missed:
+            self._missed = True
+            self.session.log(f"Features are missing from {self.cache.root}: they are computed again, which takes time.")
+        example = self.examples[number]
+        case, index = self.slices[number]
+        slices, members = self._opened(case)
+        stream = AugmentedStream(slices, self.session, [self._augmented(slices, members, index)[version]])
+        ((_, features),) = stream.iterate([0])
+        keys = (*example.keys[:version], stream.keys[0], *example.keys[version + 1 :])
+        self.examples[number] = replace(example, keys=keys)
+        return stream.keys[0], features

@@ -1,0 +1,216 @@
+"""The same jobs without a child process, for the Python console and for scripts: what the module's logic calls."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slicer.i18n import tr as _
+
+from ..data.labels import closest, listed, match
+from ..engine.options import SegmentOptions, TrainOptions
+from ..errors import BadInput, DeSAMError
+from ..jobs.client import JobEnd
+from ..jobs.requests import EvaluateRequest
+from ..jobs.runner import Runner
+from .kit.remedies import forPython
+from .kit.settings import temporaryFolder
+from .models.registry import RegisteredModel, Registry
+from .scene.geometry import volumeFromNode
+from .scene.results import complete
+from .segment.run import SegmentRun
+from .train.cases import AnyCase, SceneCase, caseTitle, exportCases, validateCases
+from .train.run import TrainRun, trainOptions
+
+Progress = Callable[[Any], Any]  # takes each event of the engine; False cancels
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """What ``segment`` returns.
+
+    Attributes:
+      segmentationNode: None when nothing was finished. segmentIDs: label value to segment ID.
+      confidence, agreement: slice index to 0..1, along the array axis ``axis``.
+      text: one sentence about the run. cancelled: whether it was stopped; finished slices are kept.
+    """
+
+    segmentationNode: Any
+    segmentIDs: dict[int, str]
+    axis: int
+    confidence: dict[int, float]
+    agreement: dict[int, float]
+    text: str
+    cancelled: bool
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What ``fineTune`` returns; ``model`` is the name in the library, empty when no epoch was finished."""
+
+    model: str
+    folder: Path
+    bestDice: float | None
+    epochs: list[Any]
+    text: str
+    cancelled: bool
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What ``evaluate`` returns; the report is ``folder / "report.md"``."""
+
+    folder: Path
+    summary: dict[str, Any]
+    cases: list[Any]
+    cancelled: bool
+
+
+class Console:
+    """Runs jobs in this process, one at a time, with model and encoder kept warm."""
+
+    def __init__(self) -> None:
+        self.registry = Registry()
+        self._runner = Runner()
+        self._isCancelled = False
+
+    def cancel(self) -> None:
+        """Stops the running job after its current unit; may be called from a progress callback."""
+        self._isCancelled = True
+
+    def segment(
+        self,
+        volumeNode: Any,
+        model: str,
+        segmentationNode: Any,
+        options: SegmentOptions,
+        device: str,
+        progress: Progress | None,
+    ) -> Segmented:
+        run = SegmentRun(volumeNode, segmentationNode, self._model(model), options, device)
+        axis, confidence, agreement = 0, {}, {}
+        end = JobEnd("failed")
+        try:
+            request = run.request(volumeFromNode(volumeNode))
+            for event in self._events(request, progress):
+                run.take(event)
+                if hasattr(event, "confidence"):
+                    axis = event.axis
+                    confidence[event.index], agreement[event.index] = event.confidence, event.agreement
+            end = JobEnd("cancelled" if self._isCancelled else "finished")
+            complete(run.finish())
+        finally:
+            run.close()
+        writer = run.writer
+        node, segments = (writer.segmentationNode, writer.segmentIDs) if writer is not None else (None, {})
+        return Segmented(node, segments, axis, confidence, agreement, run.endText(end), end.how == "cancelled")
+
+    def fineTune(
+        self,
+        cases: Sequence[AnyCase],
+        base: str,
+        options: dict[str, Any],
+        folder: Path | None,
+        device: str,
+        resume: bool,
+        progress: Progress | None,
+    ) -> FineTuned:
+        _check(cases)
+        chosen: TrainOptions = trainOptions(self.registry, base, **options)
+        where = folder or self.registry.runFolder(chosen.name)
+        if folder is None and not resume and not self.registry.hasInterruptedRun(chosen.name):
+            shutil.rmtree(where, ignore_errors=True)  # of a finished run, whose model is in the library
+        run = TrainRun(cases, chosen, where, device, resume=resume)
+        with self._exported(cases) as sources:
+            for event in self._events(run.request(sources), progress):
+                run.take(event)
+        end = JobEnd("cancelled" if self._isCancelled else "finished")
+        name = self.registry.addTrained(run, isOver=folder is None and not self._isCancelled) if run.best else ""
+        return FineTuned(name, where, run.bestDice, run.epochs, run.endText(end, name), end.how == "cancelled")
+
+    def evaluate(
+        self,
+        cases: Sequence[AnyCase],
+        model: str,
+        folder: Path,
+        options: SegmentOptions,
+        device: str,
+        progress: Progress | None,
+    ) -> Evaluated:
+        _check(cases)
+        labels = {label.value: label.name for label in self._model(model).card.labels}
+        _checkNames(cases, list(labels.values()))
+        summary: dict[str, Any] = {}
+        done: list[Any] = []
+        with self._exported(cases) as sources:
+            request = EvaluateRequest(sources, labels, folder, model, options, device)
+            for event in self._events(request, progress):
+                summary = getattr(event, "summary", summary)
+                if hasattr(event, "metrics"):
+                    done.append(event)
+        return Evaluated(folder, summary, done, self._isCancelled)
+
+    def _events(self, request: Any, progress: Progress | None) -> Iterator[Any]:
+        """The job's events; cancelled by ``cancel`` or by a callback that returns False."""
+        self._isCancelled = False
+        with contextlib.closing(self._runner.run(request)) as events:
+            while True:
+                try:
+                    event = next(events, None)
+                except DeSAMError as error:
+                    raise forPython(error) from error
+                if event is None:
+                    return
+                if progress is not None and progress(event) is False:
+                    self._isCancelled = True
+                yield event
+                if self._isCancelled:
+                    return
+
+    @contextlib.contextmanager
+    def _exported(self, cases: Sequence[AnyCase]) -> Iterator[Any]:
+        with tempfile.TemporaryDirectory(prefix="DeSAM-", dir=temporaryFolder()) as folder:
+            yield complete(exportCases(cases, Path(folder)))
+
+    def models(self) -> list[RegisteredModel]:
+        """The library as it is on disk now."""
+        self.registry.changed.emit()
+        return self.registry.models()
+
+    def _model(self, name: str) -> RegisteredModel:
+        self.registry.changed.emit()  # another program may have changed the library
+        model = self.registry.find(name)
+        if model is not None and model.card is not None:
+            return model
+        if model is None and Path(name).is_file():
+            from ..store.model_file import read_card
+
+            return RegisteredModel(Path(name).stem, Path(name), read_card(name))
+        names = ", ".join(m.name for m in self.registry.models()) or _("none yet")
+        what = model.problem if model else _("There is no model named {name}.").format(name=name)
+        raise BadInput(what, _("Models: {names}.").format(names=names))
+
+
+def sceneCases(cases: Sequence[Any], segment: str, slices: str) -> list[AnyCase]:
+    """(volume node, segmentation node) pairs as cases; ready-made cases pass through."""
+    return [SceneCase(case[0], case[1], segment, slices) if isinstance(case, tuple) else case for case in cases]
+
+
+def _checkNames(cases: Sequence[AnyCase], known: list[str]) -> None:
+    for case in cases:
+        names = list(case.segments().values()) if isinstance(case, SceneCase) else []
+        if names and not match(known, names):
+            what = _("{case} has no segment that the model knows; it knows {names}.")
+            what = what.format(case=caseTitle(case), names=listed(known))
+            raise BadInput(f"{what}{closest(known, names)}", _("Rename the segment."))
+
+
+def _check(cases: Sequence[AnyCase]) -> None:
+    problem = validateCases(cases)
+    if problem:
+        raise BadInput(problem)

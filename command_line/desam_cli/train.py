@@ -1,0 +1,66 @@
+"""``desam train``: fine-tune a decoder on a data set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from DeSAMSegmentLib.data.cases import read_dataset
+from DeSAMSegmentLib.data.feature_cache import FeatureCache
+from DeSAMSegmentLib.engine.options import TrainOptions
+from DeSAMSegmentLib.engine.train.run_folder import stored_cases
+
+from . import options as shared
+from .selection import choose_cases, choose_labels, stored_choice
+from .view import follow
+
+
+@shared.takes(TrainOptions)
+def command(
+    dataset: Annotated[Path, typer.Argument(help="nnU-Net raw folder: imagesTr, labelsTr, dataset.json.")],
+    output: Annotated[Path, typer.Argument(help="Folder of the run: best.desam, last.desam, metrics.csv, curves.png.")],
+    chosen: dict[str, Any],
+    keep: shared.Keep = "",
+    exclude: shared.Exclude = "",
+    domain: shared.Domains = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in OUTPUT where it stopped, with its options.")
+    ] = False,
+    device: shared.Device = "auto",
+    no_cache: shared.NoCache = False,
+    cache_gb: Annotated[
+        float | None,
+        typer.Option(min=0, help="Features kept on disk, in GB, more while a training needs more; default: as stored."),
+    ] = None,
+    json: shared.Json = False,
+) -> None:
+    """Fine-tune a decoder on a data set. Ctrl-C keeps the best model so far; --resume goes on exactly."""
+    names = chosen.pop("labels", None)
+    options = shared.resumed(output, chosen) if resume else shared.build(TrainOptions, chosen)
+    data = read_dataset(dataset)
+    if names:
+        options = replace(options, labels=tuple(choose_labels(names, data.labels)))
+    if resume and not (keep or exclude or domain):
+        cases = stored_choice(data.cases, stored_cases(output))
+    else:
+        cases = choose_cases(data.cases, keep, exclude, domain)
+    cases = [replace(case, slices=options.slices) for case in cases]
+
+    from DeSAMSegmentLib.engine.runtime.session import Session
+    from DeSAMSegmentLib.engine.train.train import train
+
+    limit = None if cache_gb is None else cache_gb * 1e9
+    session = Session(device, None if no_cache else FeatureCache(limit_bytes=limit))
+    events = train(cases, data.labels, output, options, session, resume=resume)
+    follow(events, json, lambda: _stopped(dataset, output))
+
+
+def _stopped(dataset: Path, output: Path) -> str:
+    """What Ctrl-C leaves, and how to go on."""
+    best = output / "best.desam"
+    if not best.is_file():
+        return "Stopped: no epoch was finished. The same command starts anew; computed features are kept."
+    again = f"'desam train {dataset} {output} --resume' goes on with the same options."
+    return f"Stopped: the best model so far is {best}. {again}"
