@@ -15,7 +15,7 @@ from DeSAMSegmentLib.engine.events import Finished, Log, SliceDone, Started
 from DeSAMSegmentLib.engine.options import SegmentOptions
 from DeSAMSegmentLib.engine.runtime.loading import DeSAM
 from DeSAMSegmentLib.engine.runtime.session import Session, sam_tensors
-from DeSAMSegmentLib.engine.segment.segment import SegmentResult, segment
+from DeSAMSegmentLib.engine.segment.segment import SegmentResult, fill_gaps, segment
 from DeSAMSegmentLib.errors import BadInput
 from DeSAMSegmentLib.model.config import DeSAMConfig
 from DeSAMSegmentLib.model.slice_decoder import SliceDecoder
@@ -223,3 +223,64 @@ def test_small_islands_are_removed_by_their_area_in_square_millimetres() -> None
 
     assert sizes(everything).min() < 40 - 0.8 * 0.7, "the test needs a small island"
     assert sizes(cleaned).min() >= 40 - 0.8 * 0.7
+
+
+def short_axis(shape: tuple[int, int, int] = (6, 48, 40)) -> Volume:
+    """Slices of 10 mm that lie obliquely: the array axis nearest to the patient's own is in the slice."""
+    turn, tilt = np.deg2rad(40), np.deg2rad(60)
+    about_z = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    about_x = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
+    ijk_to_ras = np.eye(4)
+    ijk_to_ras[:3, :3] = about_z @ about_x @ np.diag([1.4, 1.4, 10.0])
+    return ball_volume(shape=shape, ijk_to_ras=ijk_to_ras)[0]
+
+
+def test_a_plane_that_nobody_chose_is_never_cut_across_the_acquired_one(model) -> None:
+    """A heart's short axis under an axial card was cut into strips of 6 pixels."""
+    volume = short_axis()
+    with pytest.raises(BadInput, match=r"Axial slices of ball0 have .* it was not acquired in that plane") as refused:
+        run(volume, model, BOX)
+    assert "--slice-axis acquired" in refused.value.in_words(REMEDIES)
+    for axis, count in (("acquired", 6), ("axial", 48)):  # the user's own choice holds
+        events, _ = run(volume, model, SegmentOptions(mode="box", slice_axis=axis))
+        assert len(events) == count + 2
+
+
+def test_a_model_of_acquired_slices_cuts_every_volume_in_its_own_plane() -> None:
+    model = untrained()
+    model.card.slices["axis"] = "acquired"
+    for volume in (short_axis(), ball_volume(shape=(6, 48, 40))[0]):
+        events, result = run(volume, model, BOX)
+        assert (result.axis, len(events)) == (0, 8)
+
+
+def test_a_gap_between_slices_with_the_organ_takes_its_best_point(model, monkeypatch) -> None:
+    """The middle slice's points all stay below the threshold, and its best one's mask is as good as its neighbours'."""
+    volume, _ = ball_volume(shape=(5, 48, 40))
+    seen: list[int] = []
+    original = SliceDecoder.score
+
+    def doubtful(self, prompts, label=0):
+        seen.append(len(seen))
+        return original(self, prompts, label) * (0.1 if seen[-1] in (2, 4) else 0.0) + (seen[-1] in (0, 1, 3))
+
+    monkeypatch.setattr(SliceDecoder, "score", doubtful)
+    found = {}
+    for fill in (False, True):
+        seen.clear()
+        options = SegmentOptions(mode="grid", points=2, iou_threshold=0.5, fill_gaps=fill)
+        found[fill] = run(volume, model, options)[1].labels.any((1, 2)).tolist()
+    assert found == {False: [True, True, False, True, False], True: [True, True, True, True, False]}
+
+
+def test_a_gap_is_filled_only_where_it_is_short_and_fits_its_neighbours() -> None:
+    full, apart = np.zeros((2, 9, 9), bool)
+    full[2:6, 2:6] = apart[7:, 7:] = True
+    labels = np.zeros((9, 9, 9), np.uint8)
+    labels[[0, 2, 4, 8]] = np.where(full, 2, 0)
+    labels[1, 2, 2] = 1
+    unsure = {(2, 1): full, (2, 3): apart} | {(2, k): full for k in (5, 6, 7)}
+    filled = fill_gaps(labels.copy(), unsure)
+    assert (filled[1] == 2).sum() == 15, "another label keeps its pixel"
+    assert filled[1, 2, 2] == 1
+    np.testing.assert_array_equal(filled[2:], labels[2:])

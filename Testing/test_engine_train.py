@@ -158,7 +158,7 @@ def test_an_early_stop_is_explained(tmp_path, cache, monkeypatch) -> None:
     scores = iter([0.9, 0.5, 0.4, 0.3, 0.2])
 
     def falling(*_):
-        yield ValidationScore(next(scores), False, {"ball0": {1: 0.9}})
+        yield ValidationScore(next(scores), {"ball0": {1: 0.9}})
 
     monkeypatch.setattr("DeSAMSegmentLib.engine.train.train.validate", falling)
     monkeypatch.setattr("DeSAMSegmentLib.engine.train.train.validation_interval", lambda *_: 2)
@@ -204,7 +204,7 @@ def test_a_model_that_validation_took_to_the_cpu_comes_back(tmp_path, cache, mon
     def away(model):
         model.to("cpu")
         moves.append("validated")
-        yield ValidationScore(0.5, False, {"ball0": {1: 0.5}})
+        yield ValidationScore(0.5, {"ball0": {1: 0.5}})
 
     run(ball_cases(1), tmp_path / "run", cache, quick(epochs=1))
     assert moves[moves.index("validated") + 1] == "cpu"

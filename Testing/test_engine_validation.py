@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +11,10 @@ from DeSAMSegmentLib.data.cases import Case, CaseStore
 from DeSAMSegmentLib.data.feature_cache import FeatureCache
 from DeSAMSegmentLib.data.labels import Matcher
 from DeSAMSegmentLib.data.slices import Slices
-from DeSAMSegmentLib.engine.events import Finished
-from DeSAMSegmentLib.engine.options import SegmentOptions, TrainOptions
+from DeSAMSegmentLib.engine.options import TrainOptions
 from DeSAMSegmentLib.engine.runtime.session import Session
-from DeSAMSegmentLib.engine.segment.segment import SegmentResult
 from DeSAMSegmentLib.engine.train.training_set import TrainingSet, common_spec
-from DeSAMSegmentLib.engine.train.validation import HeldOut, ValidationScore, dice, hold_out, not_worse, validate
+from DeSAMSegmentLib.engine.train.validation import ValidationScore, dice, hold_out, not_worse
 from standin import ball_volume, stand_in_encoder
 
 
@@ -114,31 +110,4 @@ def test_dice_of_two_empty_masks_is_undefined_and_not_counted() -> None:
 
 
 def test_a_label_that_is_rightly_absent_counts_as_found() -> None:
-    assert ValidationScore(0.5, False, {"a": {1: 0.5, 2: float("nan")}}).values == [0.5, 1.0]
-
-
-@pytest.mark.parametrize("parts", [1, 2])
-def test_the_largest_component_alone_is_recommended_where_that_is_better(
-    monkeypatch: pytest.MonkeyPatch, parts: int
-) -> None:
-    """The organ has one part or two; two are found."""
-    volume, _ = ball_volume(shape=(3, 20, 20))
-    found, ground_truth = np.zeros((2, 3, 20, 20), np.uint8)
-    found[:, 2:10, 2:10] = found[:, 15:18, 15:18] = 1
-    ground_truth[:, 2:10, 2:10] = 1
-    ground_truth[:, 15:18, 15:18] = parts - 1
-    card: Any = SimpleNamespace(labels=[SimpleNamespace(value=1)])
-
-    class Found:
-        def __init__(self, *_: Any, **__: Any) -> None:
-            pass
-
-        def events(self) -> Any:
-            yield Finished("segment", 0.0, SegmentResult(found, 0, {}, {}, card))
-
-    monkeypatch.setattr("DeSAMSegmentLib.engine.train.validation.Segmentation", Found)
-    whole, model = HeldOut("a", volume, ground_truth, None, 3), SimpleNamespace(card=card)
-    *_, score = validate([whole], model, SegmentOptions(), None)  # type: ignore[arg-type]
-    assert isinstance(score, ValidationScore)
-    assert score.largest_component == (parts == 1)
-    assert (score.dice, score.per_case) == (1.0, {"a": {1: 1.0}})
+    assert ValidationScore(0.5, {"a": {1: 0.5, 2: float("nan")}}).values == [0.5, 1.0]

@@ -88,6 +88,15 @@ def test_the_labelled_protocol_does_not_see_what_is_segmented_on_background_slic
     assert scores["all"].slices == 8
 
 
+def test_presence_counts_painted_and_missed_slices_whatever_their_size() -> None:
+    target, prediction = cube((3, 4, 4), (6, 11, 11)), cube((1, 4, 4), (4, 11, 11))
+    scores = score_label(prediction, target, sliced(target))
+    assert (scores["all"].painted_percent, scores["all"].missed_percent) == (50.0, 50.0)
+    assert (scores["labelled"].painted_percent, scores["labelled"].missed_percent) == (None, 50.0)
+    nowhere = score_label(prediction, target & False, sliced(target))["all"]
+    assert (nowhere.painted_percent, nowhere.missed_percent) == (50.0, None)
+
+
 def test_slices_without_ground_truth_are_left_out_of_all_where_the_user_drew_only_some() -> None:
     target, prediction = cube((3, 4, 4), (4, 11, 11)), cube((1, 4, 4), (6, 11, 11))
     known = np.zeros(8, bool)

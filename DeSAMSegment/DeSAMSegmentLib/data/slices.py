@@ -137,7 +137,7 @@ class Slices:
         return is_oblique(self.volume.ijk_to_ras, self.axis)
 
     def check_cut(self) -> None:
-        """Raises BadInput for slices that are a few pixels wide, or across the planes that the volume consists of."""
+        """Raises BadInput for slices a few pixels wide, or across the planes that the volume consists of."""
         long, short = max(self.pixel_spacing), min(self.pixel_spacing)
         rows, columns = self.native_shape
         if min(rows, columns) < NARROW or long >= FLAT * short:

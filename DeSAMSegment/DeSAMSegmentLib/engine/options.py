@@ -212,6 +212,9 @@ class SegmentOptions(Options):
         range=Range(0), unit="mm²")
     largest_component: bool | None = option(None, "Largest component",
         "Keep only the largest connected part of each label in 3-D.", recommended=True, fallback=False)
+    fill_gaps: bool | None = option(None, "Fill gaps",
+        "Grid: a slice where no point is accepted, between slices with the organ, takes the mask of its best point.",
+        recommended=True, fallback=False)
     slice_range: tuple[int, int] | None = option(None, "Slice range",
         "First and last slice along the slice axis, counted from 0, both included.")
     slice_axis: str = option("auto", "Slice axis",

@@ -38,6 +38,13 @@ def _small_components(region: np.ndarray, min_area: int) -> np.ndarray:
     return np.isin(components, small[small > 0])
 
 
+def largest_share(mask: np.ndarray) -> float:
+    """Share of a bool mask (K, J, I) that lies in its largest 26-connected part; 1 where it is empty."""
+    parts, _ = ndimage.label(mask, structure=np.ones((3, 3, 3), dtype=bool))
+    sizes = np.bincount(parts[mask])
+    return float(sizes.max() / sizes.sum()) if sizes.size else 1.0
+
+
 def largest_component(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
     """Keeps only the largest 26-connected 3-D component of every label value.
 

@@ -44,6 +44,7 @@ class DecodeSettings:
     mask_threshold: float
     min_area_px: int  # pixels of the 256 x 256 grid
     reference_rule: bool = False
+    fill_gaps: bool = False
 
     @property
     def mask_logit(self) -> float:
@@ -56,7 +57,8 @@ class LabelPrediction:
     """What one label's decoder says about one slice.
 
     ``logits`` is (256, 256) float32, or None when no prompt was accepted; ``confidence`` and ``agreement`` are 0..1;
-    ``iou`` is (P,) and ``chosen`` the accepted prompt's number (-1: none).
+    ``iou`` is (P,) and ``chosen`` the accepted prompt's number (-1: none). ``unsure``: the best prompt's logits where
+    none was accepted, if the settings ask for them.
     """
 
     logits: np.ndarray | None
@@ -64,6 +66,7 @@ class LabelPrediction:
     agreement: float
     iou: np.ndarray
     chosen: int = -1
+    unsure: np.ndarray | None = None
 
 
 def predict_slice(
@@ -108,7 +111,8 @@ def _predict_grid(decoder: SliceDecoder, settings: DecodeSettings, label: int) -
         min_area=REFERENCE_MIN_AREA if settings.reference_rule else settings.min_area_px,
     )
     if best is None:
-        return LabelPrediction(None, float(np.clip(1 - iou.max(), 0, 1)), 1.0, iou)
+        unsure = decode(int(iou.argmax())) if settings.fill_gaps else None
+        return LabelPrediction(None, float(np.clip(1 - iou.max(), 0, 1)), 1.0, iou, unsure=unsure)
     agreement = _agreement(best, iou, decode, settings)
     return LabelPrediction(_with_mask(best, settings), expected_dice(best.logits), agreement, iou, best.prompt)
 

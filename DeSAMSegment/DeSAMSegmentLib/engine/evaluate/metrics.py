@@ -9,13 +9,16 @@ Undefined values are ``None`` and stay out of every mean:
 - the label is absent in ground truth and prediction: nothing to measure, every value is None (as in nnU-Net);
 - absent in one of the two: Dice is 0, the distances are None; the volume error is -100 % when it is the
   prediction that is empty, None when it is the ground truth.
+
+Whether a label is found on the right slices is a figure of its own, since one slice painted in error hardly moves the
+Dice of a large organ: the share of empty slices that were painted, and of the label's slices that were missed.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +26,8 @@ import numpy as np
 from ...data.slices import Slices
 
 PROTOCOLS = ("labelled", "all", "reference")
-MEASURES = ("dice", "hd95_mm", "assd_mm", "volume_error_percent")
+PRESENCE = ("painted_percent", "missed_percent")
+MEASURES = ("dice", "hd95_mm", "assd_mm", "volume_error_percent", *PRESENCE)
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Metrics:
     ground_truth_ml: float = 0.0
     predicted_ml: float = 0.0
     slices: int = 0  # slices looked at
+    painted_percent: float | None = None  # of the slices without the label, those where it was found
+    missed_percent: float | None = None  # of the slices with it, those where nothing was found
 
 
 def measure(prediction: np.ndarray, target: np.ndarray, spacing: Sequence[float], slices: int = 0) -> Metrics:
@@ -117,11 +123,23 @@ def score_label(
     everywhere = np.ones(target.shape[axis], bool) if known is None else known
     scores = {}
     for protocol, keep in (("labelled", labelled), ("all", everywhere)):
-        scores[protocol] = measure(
-            only_slices(predicted, axis, keep), only_slices(target, axis, keep), spacing, int(keep.sum())
-        )
+        found = only_slices(predicted, axis, keep)
+        metrics = measure(found, only_slices(target, axis, keep), spacing, int(keep.sum()))
+        painted, missed = presence(slices_with(found, axis), labelled, keep)
+        scores[protocol] = replace(metrics, painted_percent=painted, missed_percent=missed)
     scores["reference"] = _reference(predicted, target, slices)
     return scores
+
+
+def presence(found: np.ndarray, labelled: np.ndarray, keep: np.ndarray) -> tuple[float | None, float | None]:
+    """Empty slices painted and slices with the label missed, in percent; None where there are none of the kind.
+
+    Arguments:
+      found, labelled, keep: bool per slice: has the prediction, has the ground truth, is looked at.
+    """
+    empty, filled = keep & ~labelled, keep & labelled
+    painted = 100.0 * float(found[empty].mean()) if empty.any() else None
+    return painted, 100.0 * float((~found[filled]).mean()) if filled.any() else None
 
 
 def _reference(predicted: np.ndarray, target: np.ndarray, slices: Slices) -> Metrics:

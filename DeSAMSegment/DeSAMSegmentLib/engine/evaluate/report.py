@@ -21,13 +21,16 @@ COLUMNS = {
     "hd95_mm": "HD95 mm",
     "assd_mm": "ASSD mm",
     "volume_error_percent": "volume error %",
+    "painted_percent": "empty slices painted %",
+    "missed_percent": "slices missed %",
 }
 CONVENTIONS = """\
 A label absent in both ground truth and prediction has nothing to measure and is left out of every mean. Absent in one
 of the two, its Dice is 0 and its distances are undefined and left out; the number of cases behind each mean is in
 summary.json. HD95 is the larger of the two directed 95th percentiles, ASSD the mean over both surfaces, both in
-millimetres on the volume's own grid. The volume error of a case is signed; its mean is of absolute values. What follows
-± is the standard deviation over cases."""
+millimetres on the volume's own grid. The volume error of a case is signed; its mean is of absolute values. Painted are
+slices without the label where it was found, missed are slices with it where nothing was. What follows ± is the standard
+deviation over cases."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...errors import BadInput
 from ...files import write_text
-from .metrics import MEASURES, PROTOCOLS, Metrics
+from .metrics import MEASURES, PRESENCE, PROTOCOLS, Metrics
 
 COLUMNS = ("case", "domain", "label", "protocol")
 RUN_COLUMNS = ("source", "method", "seed", "points")  # of a benchmark's rows, before the others
@@ -80,7 +80,7 @@ def _score(row: dict[str, str]) -> Score:
     numbers: dict[str, Any] = {
         name: float(row[name]) if row[name] else None for name in measured if name in row and name != "slices"
     }
-    if not set(MEASURES) <= numbers.keys():
+    if not set(MEASURES) - set(PRESENCE) <= numbers.keys():  # presence is younger than some tables
         raise ValueError("a measure is missing")
     run = {name: row[name] if name in ("source", "method") else int(row[name]) for name in RUN_COLUMNS if name in row}
     metrics = Metrics(**numbers, slices=int(row.get("slices") or 0))

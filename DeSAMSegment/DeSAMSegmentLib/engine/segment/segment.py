@@ -7,8 +7,9 @@ volume's own grid.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +92,13 @@ class Segmentation:
         self.model, self.card = model.to(session.device), model.card
         self.options, spec = resolve(model.card, options)
         self.slices = Slices(volume, spec)
+        if options.slice_axis == "auto":  # nobody chose the plane for this volume
+            self.slices.check_cut()
         self.settings = _decode_settings(self.options, self.slices)
         self.values = [label.value for label in model.card.labels]
         kind = np.uint8 if max(self.values) <= 255 else np.uint16
         self.labels = np.zeros(volume.array.shape, kind)
+        self.unsure: dict[tuple[int, int], np.ndarray] = {}  # (label value, position) -> mask, for ``fill_gaps``
 
     def events(self) -> Iterator[Event]:
         begun = last = time.perf_counter()
@@ -106,6 +110,7 @@ class Segmentation:
         for done, (index, predictions) in enumerate(self._predictions(indices), 1):
             position, labels = self.slices.place(index, self._label_map(predictions))
             np.moveaxis(self.labels, self.slices.axis, 0)[position] = labels
+            self._keep_unsure(index, predictions)
             confidence[position] = min((p.confidence for p in predictions), default=1.0)
             agreement[position] = min((p.agreement for p in predictions), default=1.0)
             yield from self.session.logged()
@@ -115,6 +120,7 @@ class Segmentation:
                 now - last, self._points(predictions),
             )  # fmt: skip
             last = now
+        fill_gaps(np.moveaxis(self.labels, self.slices.axis, 0), self.unsure)
         labels = largest_component(self.labels, self.values) if self.options.largest_component else self.labels
         result = SegmentResult(labels, self.slices.axis, confidence, agreement, self.card)
         seconds = time.perf_counter() - begun
@@ -165,6 +171,13 @@ class Segmentation:
             labels[wins], best[wins] = value, native[wins]
         return self._without_small_regions(labels)
 
+    def _keep_unsure(self, index: int, predictions: list[LabelPrediction]) -> None:
+        for value, prediction in zip(self.values, predictions, strict=False):  # none for a blank slice
+            if prediction.unsure is not None:
+                mask = self.slices.to_native(prediction.unsure) > self.settings.mask_logit
+                position, placed = self.slices.place(index, mask)
+                self.unsure[value, position] = placed
+
     def _without_small_regions(self, labels: np.ndarray) -> np.ndarray:
         row, column = self.slices.pixel_spacing
         minimum = round(self.options.min_area_mm2 / (row * column))
@@ -199,6 +212,28 @@ class Segmentation:
         return {"slices": slices, "seconds_per_slice": round(seconds / max(1, slices), 3), "millilitres": millilitres}
 
 
+def fill_gaps(labels: np.ndarray, unsure: Mapping[tuple[int, int], np.ndarray], longest: int = 2) -> np.ndarray:
+    """Puts a mask that was not sure enough alone where slices with the label lie on both sides and overlap with it.
+
+    Arguments:
+      labels: (N, H, W) label values, slices along the first axis; changed in place.
+      unsure: (label value, slice) -> mask (H, W) bool. longest: slices of a gap that is filled.
+
+    Returns:
+      labels.
+    """
+    for value in {value for value, _ in unsure}:
+        mine = labels == value
+        filled = np.flatnonzero(mine.any((1, 2)))
+        for first, last in pairwise(filled.tolist()):
+            around = mine[first] | mine[last]
+            for k in range(first + 1, last) if last - first <= longest + 1 else ():
+                mask = unsure.get((value, k))
+                if mask is not None and (mask & around).any():
+                    labels[k][mask & (labels[k] == 0)] = value
+    return labels
+
+
 def _decode_settings(options: SegmentOptions, slices: Slices) -> DecodeSettings:
     """Resolved options as the decoder of a slice takes them: areas in its own pixels."""
     row, column = slices.pixel_spacing
@@ -214,4 +249,5 @@ def _decode_settings(options: SegmentOptions, slices: Slices) -> DecodeSettings:
         mask_threshold=options.mask_threshold,
         min_area_px=round(options.min_area_mm2 / pixel_mm2),
         reference_rule=options.reference_rule,
+        fill_gaps=bool(options.fill_gaps),
     )

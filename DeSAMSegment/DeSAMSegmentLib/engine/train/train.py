@@ -200,6 +200,7 @@ class _Training:
         data = TrainingSet(training, self.store, spec, options, session, excluded)
         begun = time.perf_counter()
         yield from data.survey()
+        self.connected = data.connected
         images = len(data.visited) + sum(case.slices for case in held_out)
         each = stored_bytes(BACKBONES[options.backbone], session.cache.codec)
         said = held.enter_context(session.cache.holding(images, each))
@@ -271,7 +272,7 @@ class _Training:
         """Validation's Progress and Log events; returns the score."""
         model, score = learner.model, None
         model.card = self._card(model, None, state)
-        inference = SegmentOptions(mode=self.options.mode, largest_component=False)
+        inference = SegmentOptions(mode=self.options.mode)  # the card recommends the rest
         for event in validate(held_out, model, inference, self.session, f"Validating epoch {number}"):
             if isinstance(event, ValidationScore):
                 score = event
@@ -342,7 +343,7 @@ class _Training:
                 "mode": options.mode,
                 "points": segmenting["points"].fallback,
                 "iou_threshold": segmenting["iou_threshold"].fallback,
-                "largest_component": bool(score and score.largest_component),
+                "largest_component": self.connected,
             },
             training={
                 "profile": options.profile,

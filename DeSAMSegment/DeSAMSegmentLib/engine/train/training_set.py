@@ -10,16 +10,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...data.cases import Case, CaseStore, labelled_slices
-from ...data.labels import drawn, listed
-from ...data.slices import Slices, SliceSpec
+from ...data.labels import drawn, has, listed
+from ...data.slices import ACQUIRED, Slices, SliceSpec
 from ...data.volume import Volume
-from ...errors import BadDataset, BadLabels
+from ...errors import BadDataset, BadInput, BadLabels
+from ...model.postprocess import largest_share
 from ...model.types import Features
 from ..events import Event, Log, Progress
 from ..options import TrainOptions
 from ..runtime.features import FeatureStream, to_features
 from ..runtime.session import Session
 from .augmentation import stylise, transform
+
+WHOLE = 0.98  # of a label's voxels in its largest part: it is one part, but for what a hand leaves behind
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,12 @@ def common_spec(volumes: Sequence[Volume], options: TrainOptions) -> SliceSpec:
         SliceSpec.for_volume(volume, axis=options.slice_axis, intensity=options.intensity, window=options.window)
         for volume in volumes
     ]
-    if any(spec != specs[0] for spec in specs):
-        return SliceSpec.from_dict(specs[0].to_dict() | {"intensity": "percentile", "window": None})
-    return specs[0]
+    common = specs[0].to_dict()
+    if any(spec.axis != specs[0].axis for spec in specs):
+        common["axis"] = ACQUIRED  # of volumes without a thick axis these are the axial slices
+    if any(replace(spec, axis=specs[0].axis) != specs[0] for spec in specs):
+        common |= {"intensity": "percentile", "window": None}
+    return SliceSpec.from_dict(common)
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,7 @@ class TrainingSet:
         self.slices: list[tuple[int, int]] = []  # what can be learnt from: number of the case, of the slice in it
         self.empty: list[bool] = []  # for each of these, whether it is background only
         self.visited: set[tuple[int, int]] = set()  # (example, augmentation) that some epoch draws
+        self.connected = True  # whether each label is one part in every case, so that a second one is a mistake
         self._missed = False
         self._open: tuple[int, Slices, np.ndarray] | None = None  # the case opened last, by its number
 
@@ -129,7 +136,9 @@ class TrainingSet:
         found = 0
         for number, case in enumerate(self.cases):
             slices, members = self._opened(number)
+            yield from self._cut(slices)
             found |= int(np.bitwise_or.reduce(members, axis=None))
+            self.connected = self.connected and self._is_connected(slices, members)
             for index in self._chosen(case, slices, members):
                 self.slices.append((number, index))
                 self.empty.append(not drawn(slices.label_map(members, index)).any())
@@ -138,6 +147,15 @@ class TrainingSet:
             yield Log(remark, "warning")
         self._check([name for number, name in enumerate(self.store.matcher.labels) if found >> number & 1])
         self.visited = self._visits()
+
+    def _cut(self, slices: Slices) -> Iterator[Event]:
+        """Refuses a plane that nobody chose and that cuts across the acquired one; says so of a chosen one."""
+        try:
+            slices.check_cut()
+        except BadInput as error:
+            if self.options.slice_axis == "auto":
+                raise
+            yield Log(error.what, "warning")
 
     def prepare(self) -> Iterator[Event]:
         """Computes the features that the cache lacks, of what the epochs will draw, saying how far it is."""
@@ -202,6 +220,12 @@ class TrainingSet:
         held_out = self.excluded.get(case.name, set())
         return [i for i in every if slices.index(i) not in held_out]
 
+    def _is_connected(self, slices: Slices, members: np.ndarray) -> bool:
+        """Whether nearly all of each label is one part; drawn slices are taken for neighbours."""
+        stack = np.moveaxis(members, slices.axis, 0)
+        masks = (has(stack, number) for number in range(len(self.store.matcher.labels)))
+        return all(largest_share(mask[mask.any((1, 2))]) >= WHOLE for mask in masks)
+
     def _check(self, found: list[str]) -> None:
         absent = [name for name in self.store.matcher.labels if name not in found]
         if absent:
@@ -224,14 +248,15 @@ class TrainingSet:
         """Batches of (example, augmentation) of one epoch, a function of seed and epoch alone.
 
         Every slice with an organ is visited once, in an augmentation drawn at random; background slices are drawn so
-        that they make up ``empty_fraction`` of the epoch (a decoder that never saw one paints on all of them).
+        that they make up ``empty_fraction`` of the epoch (a decoder that hardly saw one paints on all of them).
         """
         rng = np.random.default_rng([self.options.seed, number])
         full = [i for i, empty in enumerate(self.empty) if not empty]
         empty = [i for i, empty in enumerate(self.empty) if empty]
         share = self.options.empty_fraction
-        wanted = min(len(empty), round(len(full) * share / (1 - share)))
-        order = rng.permutation(full + rng.permutation(empty)[:wanted].tolist()).tolist()
+        wanted = round(len(full) * share / (1 - share)) if empty else 0
+        background = np.resize(rng.permutation(empty), wanted).astype(int)  # repeated where there are too few
+        order = rng.permutation(full + background.tolist()).tolist()
         versions = rng.integers(0, self.options.views + self.options.styles, len(order)).tolist()
         visits = list(zip(order, versions, strict=True))
         size = self.options.batch_size

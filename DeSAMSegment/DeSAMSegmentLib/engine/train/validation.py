@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,7 +11,6 @@ from ...data.cases import Case, CaseStore, labelled_slices, split
 from ...data.labels import has, ignored
 from ...data.slices import Slices, SliceSpec
 from ...data.volume import Volume
-from ...model.postprocess import largest_component
 from ..events import Event, Finished, Log, Progress
 from ..options import SegmentOptions, TrainOptions
 from ..runtime.loading import DeSAM
@@ -34,10 +33,9 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class ValidationScore:
-    """Mean Dice over cases and labels, and whether keeping only the largest 3-D component made it better."""
+    """Mean Dice over cases and labels, and that of each."""
 
     dice: float
-    largest_component: bool
     per_case: dict[str, dict[int, float]]
 
     @property
@@ -102,12 +100,13 @@ def validate(
     text: str = "Validating",
 ) -> Iterator[Event | ValidationScore]:
     """Segments what is held out exactly as a user would; yields Progress and what was worth a Log, then the score."""
-    plain: dict[str, dict[int, float]] = {}
-    cleaned: dict[str, dict[int, float]] = {}
+    per_case: dict[str, dict[int, float]] = {}
     values = [label.value for label in model.card.labels]
     for done, case in enumerate(held_out, 1):
         result = None
-        for event in Segmentation(case.volume, model, options, session, only=case.positions).events():
+        # a few slices of a volume do not touch one another
+        chosen = options if case.positions is None else replace(options, largest_component=False)
+        for event in Segmentation(case.volume, model, chosen, session, only=case.positions).events():
             if isinstance(event, Finished):
                 result = event.result
             elif isinstance(event, Log):
@@ -115,12 +114,9 @@ def validate(
         assert isinstance(result, SegmentResult)
         target = _at(case.members, result.axis, case.positions)
         labels = _at(result.labels, result.axis, case.positions)
-        plain[case.name] = _dice_of_all(labels, target, values)
-        largest = largest_component(labels, values) if case.positions is None else labels
-        cleaned[case.name] = _dice_of_all(largest, target, values)
+        per_case[case.name] = _dice_of_all(labels, target, values)
         yield Progress(text, done, len(held_out))
-    better = _mean(cleaned) > _mean(plain)
-    yield ValidationScore(max(_mean(cleaned), _mean(plain)), better, cleaned if better else plain)
+    yield ValidationScore(_mean(per_case), per_case)
 
 
 def _dice_of_all(labels: np.ndarray, target: np.ndarray, values: Sequence[int]) -> dict[int, float]:

@@ -31,6 +31,7 @@ def remedies() -> dict[str, str]:
         "run-exists": _("Press Resume, or give the new model another name."),
         "no-run": _("Press Start."),
         "run-damaged": _("Its models are whole: import {path} in the Models section, then continue from it."),
+        "bad-cut": _("Choose As acquired as the slice axis, or the plane that you want."),
         "features-too-large": _("Use fewer style augmentations or cases, or a computer with a larger disk."),
         "package-missing": packages,
         "package-broken": _("Install the packages again in the Advanced section."),
@@ -59,6 +60,7 @@ def forPython(error: DeSAMError) -> DeSAMError:
         "gpu-unsupported": useCpu,
         "run-exists": _("Continue it with resume=True, or choose another name or folder."),
         "no-run": _("Start it without resume=True."),
+        "bad-cut": _('Pass slice_axis="acquired", or the plane that you want.'),
     }
     remedy = (remedies() | own).get(error.kind)
     if remedy is None:
