@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import formula
 from DeSAMSegmentLib.engine.runtime.loading import DeSAM
 from DeSAMSegmentLib.model.config import DeSAMConfig
@@ -16,6 +18,6 @@ def small(**changes) -> DeSAM:
     return model
 
 
-def small_features(slices: int = 1) -> Features:
-    levels = [formula.values(f"level{i}", (slices, w, 64, 64)) for i, w in enumerate((24, 16, 32))]
+def small_features(slices: int = 1, widths: Sequence[int] = (24, 16, 32)) -> Features:
+    levels = [formula.values(f"level{i}", (slices, w, 64, 64)) for i, w in enumerate(widths)]
     return Features(levels, formula.values("neck", (slices, 256, 64, 64)))

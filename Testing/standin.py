@@ -29,7 +29,7 @@ class StandInBackbone(nn.Module):
     def forward(self, images: torch.Tensor) -> Features:
         """images (B, H, W), grey 0..255."""
         small = F.interpolate(images[:, None].float() / 255, (64, 64), mode="area")
-        ramp = torch.linspace(-1, 1, 64)
+        ramp = torch.linspace(-1, 1, 64, device=images.device)
         rows, columns = torch.meshgrid(ramp, ramp, indexing="ij")
         blurred = F.avg_pool2d(small, 5, stride=1, padding=2)
         position = torch.stack([rows, columns])[None].expand(len(images), -1, -1, -1)
@@ -38,8 +38,8 @@ class StandInBackbone(nn.Module):
         return Features(maps[:3], maps[3])
 
 
-def stand_in_encoder() -> Encoder:
-    return Encoder(cast("Backbone", StandInBackbone()), "stand-in", torch.device("cpu"))
+def stand_in_encoder(device: str = "cpu") -> Encoder:
+    return Encoder(cast("Backbone", StandInBackbone()), "stand-in", torch.device(device))
 
 
 def ball_volume(

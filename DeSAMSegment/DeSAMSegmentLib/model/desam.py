@@ -118,7 +118,8 @@ class DeSAM(nn.Module):
             tokens, embedding = self._read_prompts(features, points, label)
             if module.ranks_prompts:
                 prim, head = self.prim_of(label)
-                iou = prim.iou_head(tokens[:, :, 0], head)
+                with full_precision(self.device):  # as it will be asked
+                    iou = prim.iou_head(tokens[:, :, 0].float(), head)
         # 2. the label's mask module makes the mask, from what it is shown
         pdmm: Any = self.pdmm[label]
         if module.reads == "tokens":

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import sam
 from .registry import EMBED_DIM, EMBED_SIZE
-from .types import Prompts
+from .types import Prompts, send
 
 
 @contextmanager
@@ -44,11 +44,11 @@ class PromptEncoder(sam.PromptEncoder):
     def forward(self, prompts: Prompts) -> Tensor:
         """Tokens of each prompt on its own: (P, 2, 256)."""
         if prompts.xy is not None:
-            return self.embed_points(prompts.xy.to(self.device))
+            return self.embed_points(send(prompts.xy, self.device))
         if prompts.xyxy is not None:
-            return self.embed_boxes(prompts.xyxy.to(self.device))
+            return self.embed_boxes(send(prompts.xyxy, self.device))
         side = float(self.input_size)
-        return self.embed_boxes(torch.tensor([[0.0, 0.0, side, side]], device=self.device))
+        return self.embed_boxes(send(torch.tensor([[0.0, 0.0, side, side]]), self.device))
 
     @property
     def device(self) -> torch.device:

@@ -22,7 +22,7 @@ from .prim_slice import PrimSlice
 from .prompt_encoder import full_precision
 from .registry import MASK_SIZE
 from .token_cache import TokenCache, token_name
-from .types import Decoded, Features, Prompts
+from .types import Decoded, Features, Prompts, send
 
 if TYPE_CHECKING:
     from .desam import DeSAM
@@ -354,7 +354,7 @@ class SliceDecoder:
         name = token_name(self.known[1], prompts) if self.known and prompts.xy is not None else ""
         kept = self.known[0].get(name) if self.known and name else None
         if kept is not None:
-            return kept.to(self.device)
+            return send(kept, self.device)
         found = []
         for chunk in self._chunks(len(prompts), PRIM_BATCH):
             with full_precision(self.device):

@@ -9,6 +9,15 @@ import torch
 from torch import Tensor
 
 
+def send(tensor: Tensor, device: torch.device | str | None, dtype: torch.dtype | None = None) -> Tensor:
+    """The tensor on a device, without waiting for all that was asked of a GPU before.
+
+    Only towards CUDA, which keeps the order of its work: on the CPU the values might be read before they arrive.
+    """
+    unwaited = device is not None and torch.device(device).type == "cuda"
+    return tensor.to(device=device, dtype=dtype, non_blocking=unwaited)
+
+
 @dataclass
 class Features:
     """What a frozen encoder says about B slices.
@@ -34,13 +43,7 @@ class Features:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Features:
         """The same features elsewhere or in another precision; no copy where nothing changes."""
-        # only towards a GPU, which keeps the order of its work; on the CPU the values might be read before they arrive
-        unwaited = device is not None and torch.device(device).type == "cuda"
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device=device, dtype=dtype, non_blocking=unwaited)
-
-        return Features([move(level) for level in self.levels], move(self.neck))
+        return Features([send(level, device, dtype) for level in self.levels], send(self.neck, device, dtype))
 
     @classmethod
     def cat(cls, parts: Sequence[Features]) -> Features:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...data.feature_cache import DEFAULT_CODEC, FeatureCache, StoredFeatures
 from ...data.slices import Slices
 from ...model.registry import BackboneSpec
-from ...model.types import Features
+from ...model.types import Features, send
 
 if TYPE_CHECKING:
     from .session import Session
@@ -136,16 +136,20 @@ class FeatureStream:
 def quantise(features: Features, codec: str) -> Quantised:
     """One slice's features (B = 1) as values and scales, on their device."""
     named = dict(zip(LEVELS, features.levels, strict=True)) | {"neck": features.neck}
-    return {name: _quantise(tensor[0].float(), codec) for name, tensor in named.items()}
+    values = {name: tensor[0].float() for name, tensor in named.items()}
+    peaks = {name: each.abs().amax((1, 2), keepdim=True) for name, each in values.items()}
+    largest = torch.stack([peak.max() for peak in peaks.values()]).tolist()  # asked at once: a GPU waits once
+    return {name: _quantise(values[name], peaks[name], most, codec) for name, most in zip(named, largest, strict=True)}
 
 
-def _quantise(values: Tensor, codec: str) -> tuple[Tensor, Tensor | None]:
+def _quantise(values: Tensor, peak: Tensor, largest: float, codec: str) -> tuple[Tensor, Tensor | None]:
     """Values as they are stored, and the scale per channel for int8. Not finite, or too large: float32.
 
     A single map, such as an image, stays float16: nothing averages its rounding out.
+
+    Arguments:
+      values: (C, 64, 64). peak: (C, 1, 1), the largest magnitude of each channel; largest: of all.
     """
-    peak = values.abs().amax((1, 2), keepdim=True)
-    largest = float(peak.max())
     if len(values) == 1:
         codec = "float16"
     if not np.isfinite(largest) or (codec == "float16" and largest > float(np.finfo(np.float16).max)):
@@ -170,7 +174,7 @@ def to_features(stored: StoredFeatures, device: torch.device) -> Features:
     """What a cache holds as float32 features (B = 1) on ``device``, widened there: fewer bytes travel."""
 
     def moved(array: np.ndarray | None) -> Tensor | None:
-        return None if array is None else torch.tensor(array).to(device)
+        return None if array is None else send(torch.tensor(array), device)
 
     return widened({name: (moved(array), moved(stored.scales[name])) for name, array in stored.arrays.items()})  # type: ignore[misc]
 

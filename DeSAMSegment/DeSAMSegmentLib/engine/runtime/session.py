@@ -16,7 +16,7 @@ from ...model.backbones import Backbone, build_backbone
 from ...model.registry import BACKBONES
 from ...model.slice_decoder import DecodeSettings, LabelPrediction, predict_slice
 from ...model.token_cache import TokenCache
-from ...model.types import Features
+from ...model.types import Features, send
 from ...store import weights
 from ...store.card import ModelCard
 from ...store.library import Library
@@ -59,7 +59,7 @@ class Encoder:
     @torch.inference_mode()
     def encode(self, images: np.ndarray) -> Features:
         """Features of images (B, 256, 256) uint8."""
-        tensor = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        tensor = send(torch.from_numpy(np.ascontiguousarray(images)), self.device)
         with torch.autocast("cuda", dtype=devices.half_type(self.device), enabled=self.device.type == "cuda"):
             return self.backbone(tensor)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...data.labels import has, ignored
-from ...model.types import Features
+from ...model.types import Features, send
 from ..options import TrainOptions
 from ..runtime import memory
 from ..runtime.device import GIB, half_type
@@ -83,7 +83,8 @@ class Learner:
             parts = [slice(first, first + size) for first in range(0, len(batch.targets), size)]
             shared = self.objective.batch_dice and len(parts) > 1
             whole = self._batch_sums(batch, prompts, parts) if shared else None
-            return np.sum([self._backward(batch, prompts, part, whole) for part in parts], axis=0)
+            numbers = [each for part in parts for each in self._backward(batch, prompts, part, whole)]
+            return torch.stack(numbers).cpu().numpy().astype(float).sum(0)  # asked at once: a GPU waits once
 
         planned = min(self.part_size, len(batch.targets))
         numbers, fitted = memory.with_backoff(work, planned, self.session.log, "training")
@@ -107,27 +108,29 @@ class Learner:
                 sums[label] += self.objective.dice_sums(logits, target)
         return sums
 
-    def _backward(self, batch: Batch, prompts: Sequence[DrawnPrompts], part: slice, whole: Tensor | None) -> np.ndarray:
+    def _backward(
+        self, batch: Batch, prompts: Sequence[DrawnPrompts], part: slice, whole: Tensor | None
+    ) -> Iterator[Tensor]:
         """Adds the gradients of a part of the batch, label by label, so that one decoder's activations are alive.
 
-        whole: ``_batch_sums`` where there are other parts and the Dice is theirs too.
+        Yields each label's share of the step's losses, (4,) on the device.
+
+        Arguments:
+          whole: ``_batch_sums`` where there are other parts and the Dice is theirs too.
         """
         share = len(batch.targets[part]) / len(batch.targets) / self.labels
-        totals = np.zeros(4)
         for label, (iou, logits, target) in enumerate(self._decoded(batch, prompts, part)):
             inside = prompts[label].inside
             sums = None if whole is None else whole[label]
             if inside is None or not self.module.ranks_prompts:
                 losses = self.objective(logits, target, None, None, sums)
             else:
-                losses = self.objective(logits, target, iou[:, 0], inside[part, 0].to(self.device), sums)
+                losses = self.objective(logits, target, iou[:, 0], send(inside[part, 0], self.device), sums)
             total = losses.total * share
             if whole is not None:  # every part holds the whole Dice's gradient for its own slices, not a share of it
                 total = total + losses.dice * (1 / self.labels - share)
             self.scaler.scale(total).backward()
-            numbers = torch.stack([losses.total, losses.dice, losses.ce, losses.iou]).detach() * share
-            totals += numbers.cpu().numpy()
-        return totals
+            yield torch.stack([losses.total, losses.dice, losses.ce, losses.iou]).detach() * share
 
     def _decoded(
         self, batch: Batch, prompts: Sequence[DrawnPrompts], part: slice
@@ -135,18 +138,18 @@ class Learner:
         """Per label, one after another: predicted IoU (B, 1), logits (B, 1, 256, 256) and target of a part."""
         features, targets = batch.features[part].to(device=self.device), batch.targets[part]
         unknown = ignored(targets)
-        blind = torch.from_numpy(unknown).to(self.device)[:, None] if unknown.any() else None
+        blind = send(torch.from_numpy(unknown), self.device)[:, None] if unknown.any() else None
         embedding = None
         for label in range(self.labels):
             if self.embeds_once and (label == 0 or not self.model.config.shared_prim):
                 embedding = self._embedding(features, batch.keys[part], label)
             drawn = prompts[label].points
-            points = None if drawn is None else drawn[part].to(self.device)
+            points = None if drawn is None else send(drawn[part], self.device)
             with torch.autocast(self.device.type, dtype=half_type(self.device), enabled=self.amp):
                 iou, logits = self.model.train_decode(features, points, label, embedding)
             if blind is not None:
                 logits = logits.masked_fill(blind, NOTHING)
-            yield iou, logits, torch.from_numpy(has(targets, label) & ~unknown).to(self.device)[:, None]
+            yield iou, logits, send(torch.from_numpy(has(targets, label) & ~unknown), self.device)[:, None]
 
     def _embedding(self, features: Features, keys: Sequence[str], label: int) -> Tensor:
         """The box's mask embedding (B, 1, 256, 64, 64) of every slice, computed at its first visit.
@@ -161,7 +164,7 @@ class Learner:
                 embedding = self.model.embed_box(features[number], label).to(torch.float16)
                 if len(self.embeddings) < KEPT_EMBEDDINGS:
                     self.embeddings[key, label] = embedding.cpu()
-            kept.append(embedding.to(self.device).float())
+            kept.append(send(embedding, self.device).float())
         return torch.cat(kept)
 
 
