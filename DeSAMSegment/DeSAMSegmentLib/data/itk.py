@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,12 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(before)
+
+
+def cause(problem: RuntimeError) -> str:
+    """ITK's reason in one line, without its addresses in memory."""
+    last = [line for line in str(problem).splitlines() if line.strip()][-1]
+    return re.sub(r"ITK ERROR: |\w+\(0x[0-9a-fA-F]+\): |Reason: ", "", last).strip()[:120]
 
 
 def affine_of(image: sitk.Image) -> np.ndarray:

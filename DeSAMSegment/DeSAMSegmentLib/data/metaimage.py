@@ -10,8 +10,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from .grid import SAME_PLACE, displacement
-from .itk import affine_of, quiet
-from .volume import COPY_AGAIN, LPS_FROM_RAS, Refusal
+from .itk import affine_of, cause, quiet
+from .volume import COPY_AGAIN, EXTRACT_COMPONENT, LPS_FROM_RAS, Refusal
 
 LONGEST = 1 << 16  # bytes of a header
 BYTES = {
@@ -41,14 +41,17 @@ def read_metaimage(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray]:
     except ValueError:
         raise error(f"{path.name} has a damaged header.", COPY_AGAIN) from None
     if not np.isfinite(declared).all() or (np.linalg.norm(declared[:3, :3], axis=0) == 0).any():
-        raise error(f"{path.name} has a voxel size of zero.", "Set its spacing and save it again.")
+        raise error(f"{path.name} has a voxel size that is zero or no number.", "Set its spacing and save it again.")
     try:
         with quiet():
             image = sitk.ReadImage(str(path))
     except RuntimeError as problem:
-        last = [line for line in str(problem).splitlines() if line.strip()][-1].strip()
-        raise error(f"{path.name} cannot be read ({last[:120]}).", COPY_AGAIN) from None
-    array = sitk.GetArrayFromImage(image)
+        if "No such file" in str(problem):
+            raise error(f"{path.name} lists other files, and one is missing.", "Copy them all.") from None
+        raise error(f"{path.name} cannot be read ({cause(problem)}).", COPY_AGAIN) from None
+    array, values = sitk.GetArrayFromImage(image), image.GetNumberOfComponentsPerPixel()
+    if values not in (1, 3, 4):
+        raise error(f"{path.name} is a series of {values} frames, not one volume.", EXTRACT_COMPONENT)
     if image.GetDimension() == 2:
         return array[None], declared
     if image.GetDimension() == 3 and displacement(declared, affine_of(image), array.shape[:3]) > SAME_PLACE:

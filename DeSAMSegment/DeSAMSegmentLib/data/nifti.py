@@ -60,11 +60,15 @@ def read_nifti(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray, str]
 def _opened(path: Path, error: Refusal) -> IO[bytes]:
     """The file's own bytes, uncompressed."""
     with path.open("rb") as file:
-        compressed = file.read(2) == GZIP
+        start = file.read(4)
+    compressed = start.startswith(GZIP)
     if path.name.lower().endswith(".gz") != compressed:
         what = "is compressed" if compressed else "is not a gzip file, whatever its name says"
         suffix = ".nii.gz" if compressed else ".nii"
-        raise error(f"{path.name} {what}.", f"If it is a NIfTI file, rename it to {suffix}.")
+        remedy = f"If it is a NIfTI file, rename it to {suffix}."
+        if not compressed and not any(int.from_bytes(start, order) in KINDS for order in ("little", "big")):
+            what, remedy = "is not a gzip file, nor a NIfTI file under another name", "Export or download it again."
+        raise error(f"{path.name} {what}.", remedy)
     return gzip.open(path) if compressed else path.open("rb")  # type: ignore[return-value]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import nrrd
 import numpy as np
 
-from .volume import COPY_AGAIN, LPS_FROM_RAS, TO_GREY, Refusal
+from .volume import COPY_AGAIN, EXTRACT_COMPONENT, LPS_FROM_RAS, TO_GREY, Refusal
 
 RAS_FROM_SPACE = {
     "right-anterior-superior": np.eye(3),
@@ -16,9 +16,6 @@ RAS_FROM_SPACE = {
     "left-posterior-superior": LPS_FROM_RAS,
 }
 COLOURS = ("vector", "rgb-color", "rgba-color", "3-color", "4-color")  # kinds of an axis; frames are a list or time
-EXTRACT_COMPONENT = (
-    "Extract one frame first, with SimpleITK: WriteImage(VectorIndexSelectionCast(ReadImage(file), 0), 'one.nii.gz')."
-)
 SHORT = {"ras": "right-anterior-superior", "las": "left-anterior-superior", "lps": "left-posterior-superior"}
 
 
@@ -32,10 +29,15 @@ def read_nrrd(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray, dict[
         array, header = nrrd.read(str(path), index_order="C")
     except FileNotFoundError as problem:
         raise error(f"{path.name} has its voxels in {problem.filename}, which is missing.", "Copy both.") from None
-    except (zlib.error, EOFError):
+    except (zlib.error, EOFError, OSError) as problem:
+        if isinstance(problem, OSError) and problem.errno:
+            raise  # the file system's; bzip2 has none
         raise error(f"{path.name} is damaged inside.", COPY_AGAIN) from None
     except (nrrd.NRRDError, ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError) as problem:
-        short = "reshape" in str(problem) or "buffer size" in str(problem)
+        if "Unsupported encoding" in str(problem):
+            encoding = str(problem).rpartition(" ")[2]
+            raise error(f"{path.name} is encoded as {encoding}.", "Save it again, as raw or gzip.") from None
+        short = any(words in str(problem) for words in ("reshape", "buffer size", "Size of the data"))
         what = "is cut short" if short else "is not an NRRD file, or has a damaged header"
         raise error(f"{path.name} {what}.", COPY_AGAIN) from None
     directions = np.atleast_2d(np.asarray(header.get("space directions", np.zeros((0, 3))), float))

@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import BadLabels, BadVolume
-from .itk import affine_of, quiet
+from .itk import affine_of, cause, quiet
 from .labels import LabelMap, Overlay
 from .metaimage import read_metaimage
 from .nifti import read_nifti
@@ -22,6 +22,8 @@ from .nrrd import is_segmentation, read_nrrd
 from .volume import COPY_AGAIN, EXTRACT_FRAME, TO_GREY, Refusal, Volume, check_shape, check_voxels
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+PAIRS = {".hdr": ".img", ".img": ".hdr"}  # of Analyze and NIfTI
+APPLE_DOUBLE = b"\x00\x05\x16\x07"
 WHOLE = 1e-3  # a label of 1.0004 is 1: some programs save labels as scaled numbers
 
 
@@ -91,7 +93,7 @@ def _read(path: Path, error: Refusal, series: str = "") -> tuple[np.ndarray, np.
     try:
         if not path.exists():
             raise error(f"There is no file {path}.", "Check the spelling and the folder.")
-        if path.is_dir() or _is_dicom(path):
+        if path.is_dir() or _start(path, error)[128:] == b"DICM":
             from .dicom import read_series  # pydicom, which other formats do not need
 
             return *read_series(path, error, series), {}
@@ -107,9 +109,21 @@ def _read(path: Path, error: Refusal, series: str = "") -> tuple[np.ndarray, np.
     return *_read_other(path, error), "", {}
 
 
-def _is_dicom(path: Path) -> bool:
+def _start(path: Path, error: Refusal) -> bytes:
+    """The first 132 bytes of a file that can be an image, whatever its name says."""
     with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        start = file.read(132)
+    if not start:
+        raise error(f"{path.name} is empty: it has 0 bytes.", COPY_AGAIN)
+    if start.startswith(APPLE_DOUBLE):
+        raise error(
+            f"{path.name} is not an image: macOS keeps attributes of another file in it.",
+            f"Use {path.name.removeprefix('._')}, the file itself.",
+        )
+    other = PAIRS.get(path.suffix.lower())
+    if other and not any(path.with_suffix(name).is_file() for name in (other, other.upper())):
+        raise error(f"{path.name} is one file of two, and {path.stem}{other} is not beside it.", "Copy both files.")
+    return start
 
 
 def _read_other(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray]:
@@ -123,8 +137,7 @@ def _read_other(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray]:
                 f"{path.name} is not an image that can be read.",
                 "Use NIfTI (.nii, .nii.gz), NRRD (.nrrd), MetaImage (.mha) or a folder of DICOM slices.",
             ) from None
-        last = [line for line in str(problem).splitlines() if line.strip()][-1].strip()
-        raise error(f"{path.name} cannot be read ({last[:120]}).", COPY_AGAIN) from None
+        raise error(f"{path.name} cannot be read ({cause(problem)}).", COPY_AGAIN) from None
     image = sitk.JoinSeries(image) if image.GetDimension() == 2 else image
     return sitk.GetArrayFromImage(image), affine_of(image) if image.GetDimension() == 3 else np.eye(4)
 

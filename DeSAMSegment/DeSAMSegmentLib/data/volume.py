@@ -21,6 +21,10 @@ TO_GREY = "Convert it to one grey channel first."
 REPLACE_THEM = "Replace them by the background value (numpy.nan_to_num does it) and save it again."
 EXTRACT_FRAME = "Extract one frame first, with SimpleITK: WriteImage(ReadImage(file)[..., 0], 'one.nii.gz')."
 
+EXTRACT_COMPONENT = (
+    "Extract one frame first, with SimpleITK: WriteImage(VectorIndexSelectionCast(ReadImage(file), 0), 'one.nii.gz')."
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:
