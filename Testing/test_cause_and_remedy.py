@@ -148,7 +148,7 @@ FAULTS = [
         "Copy both",
         brought("a.zraw"),
     ),
-    Fault("a.mhd", slices_listed, "lists other files, and one is missing", "Copy them all", brought("s2.raw")),
+    Fault("a.mhd", slices_listed, "lists s2.raw, which is not beside it", "Copy all of its files", brought("s2.raw")),
     Fault("a.nhdr", without("a.raw"), "a.raw, which is missing", "Copy both", brought("a.raw")),
     Fault("a.hdr", without("a.img", pair), "one file of two, and a.img is not", "Copy both files", brought("a.img")),
     Fault("a.img", without("a.hdr", pair), "one file of two, and a.hdr is not", "Copy both files", brought("a.hdr")),
@@ -173,6 +173,7 @@ def test_the_cause_is_named_and_the_remedy_works(fault: Fault, tmp_path: Path, c
     with pytest.raises(BadVolume) as error:
         read_volume(path)
     checked(error, fault)
+    assert capfd.readouterr() == ("", ""), "C++ libraries say nothing past the program"
     found = read_volume(fault.repair(path) or path)
     np.testing.assert_array_equal(found.array, ARRAY)
 

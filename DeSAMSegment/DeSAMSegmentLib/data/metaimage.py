@@ -35,6 +35,11 @@ def read_metaimage(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray]:
     fields = {key.strip(): value.strip() for key, _, value in lines}
     if end < 0 or not {"DimSize", "ElementType"} <= fields.keys():
         raise error(f"{path.name} is not a MetaImage file, or is cut short.", COPY_AGAIN)
+    if fields["ElementDataFile"].upper().startswith("LIST"):
+        names = [line.strip() for line in head[stop:].decode("utf-8", "replace").splitlines()]
+        lacking = [name for name in names if name and not (path.parent / name).is_file()]
+        if lacking:
+            raise error(f"{path.name} lists {lacking[0]}, which is not beside it.", "Copy all of its files.")
     try:
         _check_whole(path, fields, stop, error)
         declared = _declared_affine(fields)
@@ -46,8 +51,6 @@ def read_metaimage(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray]:
         with quiet():
             image = sitk.ReadImage(str(path))
     except RuntimeError as problem:
-        if "No such file" in str(problem):
-            raise error(f"{path.name} lists other files, and one is missing.", "Copy them all.") from None
         raise error(f"{path.name} cannot be read ({cause(problem)}).", COPY_AGAIN) from None
     array, values = sitk.GetArrayFromImage(image), image.GetNumberOfComponentsPerPixel()
     if values not in (1, 3, 4):
