@@ -197,3 +197,56 @@ def test_a_card_becomes_a_tooltip_without_markup_of_its_own() -> None:
     assert "&lt;b&gt;organ" in text
     assert "2 cases" in text
     assert "0.876" in text or "0.877" in text
+
+
+def test_the_new_name_of_a_model_is_what_was_typed(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QInputDialog has no property textValue in Qt 5.15, which official Slicer builds have."""
+    qt = importlib.import_module("qt")
+    monkeypatch.setattr(slicer.util, "mainWindow", lambda: None)
+    monkeypatch.setattr(qt.QInputDialog, "getText", lambda *arguments: f" {arguments[-1]} 2 ")
+    questions = importlib.import_module("DeSAMSegmentLib.panel.kit.questions").Questions()
+    assert questions.text("Rename the model", "New name:", "prostate") == "prostate 2"
+
+
+def test_grid_points_leave_the_users_list_of_points_active(scene: Any) -> None:
+    gridpoints = importlib.import_module("DeSAMSegmentLib.panel.scene.gridpoints")
+    selection = slicer.app.applicationLogic().GetSelectionNode()
+    mine = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "mine")
+    selection.SetActivePlaceNodeID(mine.GetID())
+    points = gridpoints.GridPoints()
+    points.show(phantom.addVolume("v", 1, shape=(4, 16, 16)), 0, 1, [])
+    assert selection.GetActivePlaceNodeID() == mine.GetID()
+    points.hide()
+
+
+def test_a_chart_of_the_panel_is_no_chart_of_the_layout(desk: Desk) -> None:
+    desk.review.chart.start("a run")
+    view = scene_view()
+    assert not view.GetDoPropagatePlotChartSelection()
+    assert view.GetLayoutName()
+    assert view.GetParentLayoutNode() is desk.services.parameters.node
+    assert desk.review.chart.chart.GetTitleFontSize() <= 12
+
+
+def scene_view() -> Any:
+    return slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLPlotViewNode")
+
+
+def test_a_panel_that_was_left_writes_nothing_any_more(desk: Desk) -> None:
+    widget = desk.fineTune.optionWidgets["epochs"]
+    node = desk.services.parameters.node
+    desk.widget.panel.cleanup()
+    before = node.GetParameter("DeSAM.train.epochs")
+    widget.setValue(77)
+    assert node.GetParameter("DeSAM.train.epochs") == before
+
+
+def test_a_full_disk_while_the_limit_is_changed_is_a_message(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    from DeSAMSegmentLib.errors import DiskFull
+
+    def full(limit: float) -> None:
+        raise DiskFull("The disk is full.")
+
+    monkeypatch.setattr(desk.services.registry, "setCacheLimit", full)
+    desk.advanced.ui.cacheSpinBox.setValue(7)
+    assert "The disk is full" in desk.advanced.ui.cacheLabel.text

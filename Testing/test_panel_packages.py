@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,7 @@ def test_without_the_extension_it_is_installed_first_and_slicer_restarts(shop: S
         assert not model.interactive
         assert not restart
         asked.append(name)
+        model.isExtensionInstalled = lambda name: True
         return True
 
     model.installExtensionFromServer = install
@@ -176,7 +178,11 @@ def test_pip_uses_slicer_packaging_where_it_exists(monkeypatch: pytest.MonkeyPat
     packaging.pip_install = lambda requirements, **options: calls.append((requirements, options))  # type: ignore
     monkeypatch.setitem(sys.modules, "slicer.packaging", packaging)
     subject.installWithPip(["a>=1"], True, "wheels")
-    assert calls == [(["--no-index", "--find-links", "wheels", "--no-deps", "a>=1"], {"requester": "DeSAM"})]
+    arguments, options = calls[0]
+    assert arguments[:4] == ["--no-index", "--find-links", "wheels", "--no-deps"]
+    assert arguments[-1] == "a>=1"
+    assert options == {"requester": "DeSAM"}
+    holdsTorch(arguments)
 
 
 def test_pip_falls_back_to_slicer_util_in_older_slicers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +190,56 @@ def test_pip_falls_back_to_slicer_util_in_older_slicers(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "slicer.packaging", None)
     monkeypatch.setattr(slicer.util, "pip_install", calls.append)
     subject.installWithPip(["a>=1", "b"], False, "")
-    assert calls == [["a>=1", "b"]]
+    assert calls[0][-2:] == ["a>=1", "b"]
+    holdsTorch(calls[0])
+
+
+def holdsTorch(arguments: list[str]) -> None:
+    """pip may replace neither this torch nor Slicer's numpy."""
+    text = Path(arguments[arguments.index("--constraint") + 1]).read_text(encoding="utf-8")
+    assert f"torch=={metadata.version('torch')}\n" in text
+    assert f"numpy=={metadata.version('numpy')}\n" in text
+
+
+def test_an_extension_that_was_not_downloaded_is_a_failure_although_slicer_says_it_went_well(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = types.SimpleNamespace(
+        isExtensionInstalled=lambda name: False, interactive=True, installExtensionFromServer=lambda *_: True
+    )
+    monkeypatch.setattr(slicer.app, "extensionsManagerModel", lambda: model, raising=False)
+    installer = subject.Installer(
+        shop.answers, shop.settings, shop.pip, None, lambda p: p.name in shop.installed, shop.restart
+    )
+    assert not installer.ensure()
+    assert "could not be downloaded" in shop.answers.asked[-1]
+    assert shop.restarts == 0
+    assert not shop.settings.get("continueInstallation")
+
+
+def test_a_declined_restart_is_asked_about_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = types.SimpleNamespace(isExtensionInstalled=lambda name: True, interactive=True)
+    monkeypatch.setattr(slicer.app, "extensionsManagerModel", lambda: model, raising=False)
+    shop.answers.agrees = False
+    installer = subject.Installer(
+        shop.answers, shop.settings, shop.pip, None, lambda p: p.name in shop.installed, shop.restart
+    )
+    assert not installer.install()
+    assert not installer.continueAfterRestart()
+    assert len(shop.answers.asked) == 1
+
+
+def test_a_torch_that_does_not_load_is_told(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    class PyTorchUtilsLogic:
+        def installTorch(self, **options: Any) -> object:
+            raise ImportError("DLL load failed")
+
+    module = types.ModuleType("PyTorchUtils")
+    module.PyTorchUtilsLogic = PyTorchUtilsLogic  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", module)
+    installer = subject.Installer(shop.answers, shop.settings, shop.pip, None, lambda p: p.name in shop.installed)
+    assert not installer.ensure()
+    assert "DLL load failed" in shop.answers.asked[-1]
 
 
 def test_this_environment_has_every_package_of_the_requirements_file() -> None:

@@ -95,6 +95,9 @@ QFileDialog.getOpenFileName = _pathOnly(QtWidgets.QFileDialog.getOpenFileName)  
 QFileDialog.getSaveFileName = _pathOnly(QtWidgets.QFileDialog.getSaveFileName)  # noqa: F405
 
 
+QInputDialog.getText = _pathOnly(QtWidgets.QInputDialog.getText)  # noqa: F405
+
+
 def register(*classes: type) -> None:
     """Lets ``.ui`` files create these classes under their own names."""
     for cls in classes:

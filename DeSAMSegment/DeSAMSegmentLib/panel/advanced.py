@@ -8,7 +8,9 @@ import ctk
 from slicer.i18n import tr as _
 
 from ..engine.options import SegmentOptions, declarations
+from ..errors import DeSAMError
 from .kit import words
+from .kit.remedies import inWords
 from .kit.section import Section, Services
 from .scene.geometry import validateVolume
 
@@ -35,14 +37,14 @@ class AdvancedSection(Section):
 
     def _bindSettings(self) -> None:
         """Device, cache and wheels belong to this computer, not to the scene."""
-        ui, settings, registry = self.ui, self.services.settings, self.services.registry
+        ui, settings = self.ui, self.services.settings
         devices = [(_("Automatic"), "auto"), (_("NVIDIA GPU (CUDA)"), "cuda"), (_("Apple GPU (MPS)"), "mps")]
         for text, value in [*devices, (_("Processor (CPU)"), "cpu")]:
             ui.deviceSelector.addItem(text, value)
         ui.deviceSelector.setCurrentIndex(max(0, ui.deviceSelector.findData(settings.get("device"))))
         ui.deviceSelector.connect("currentIndexChanged(int)", self._onDevice)
         self._showCacheLimit()
-        ui.cacheSpinBox.connect("valueChanged(double)", lambda value: registry.setCacheLimit(value * 1e9))
+        ui.cacheSpinBox.connect("valueChanged(double)", self._onCacheLimit)
         ui.wheelsEdit.setCurrentPath(settings.get("wheelsFolder"))
         ui.wheelsEdit.connect("currentPathChanged(QString)", lambda path: settings.set("wheelsFolder", path))
 
@@ -50,6 +52,12 @@ class AdvancedSection(Section):
         self.services.settings.set("device", self.ui.deviceSelector.itemData(index))
         self.services.settings.set("lastDevice", "")
         self.services.jobs.stateChanged.emit()
+
+    def _onCacheLimit(self, gigabytes: float) -> None:
+        try:
+            self.services.registry.setCacheLimit(gigabytes * 1e9)
+        except (DeSAMError, OSError) as error:
+            self.ui.cacheLabel.setText(inWords(error))
 
     def _onCollapsed(self, isCollapsed: bool) -> None:
         if not isCollapsed:

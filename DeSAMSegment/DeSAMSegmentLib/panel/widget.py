@@ -116,6 +116,8 @@ class Panel:
     def cleanup(self) -> None:
         """Module reload or application exit: no process of ours outlives the panel."""
         self._isClosed = True
+        self.services.binder.isPaused = True  # hidden widgets of before a reload would go on writing
         self.services.jobs.stop()
         for section in self.sections:
             section.cleanup()
+            section.widget.deleteLater()

@@ -190,7 +190,7 @@ class Binder:
         self._show[name] = show
 
     def _store(self, name: str, value: Any) -> None:
-        if not self._isShowing:
+        if not self._isShowing and not self.isPaused:
             self._parameters.set(name, value)
 
     @staticmethod

@@ -8,6 +8,7 @@ everything comes from that folder and no network is used.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import platform
 import re
 import subprocess
@@ -23,7 +24,7 @@ from slicer.i18n import tr as _
 
 from . import words
 from .questions import Questions
-from .settings import Settings
+from .settings import Settings, temporaryFolder
 from .signal import Signal
 
 REQUIREMENTS = Path(__file__).resolve().parents[3] / "Resources" / "requirements.txt"
@@ -182,7 +183,11 @@ class Installer:
             return self._installPyTorchExtension()
         logic = PyTorchUtils.PyTorchUtilsLogic()
         floor = next((package.floor for package in readRequirements() if package.name == "torch"), "")
-        if logic.installTorch(askConfirmation=False, torchVersionRequirement=floor) is None:
+        try:
+            torch = logic.installTorch(askConfirmation=False, torchVersionRequirement=floor)
+        except ImportError as error:  # of the extension's own helper, or of a torch that does not load
+            raise RuntimeError(str(error)) from error
+        if torch is None:
             raise RuntimeError(_("The PyTorch extension could not install torch."))
         return True
 
@@ -190,10 +195,14 @@ class Installer:
         model = slicer.app.extensionsManagerModel()
         if not model.isExtensionInstalled("PyTorch") and not _installQuietly(model, "PyTorch"):
             raise RuntimeError(_("The PyTorch extension could not be installed with the Extensions Manager."))
+        if importlib.util.find_spec("PyTorchUtils") is None and not model.isExtensionInstalled("PyTorch"):
+            raise RuntimeError(_("The PyTorch extension could not be downloaded."))
         self._settings.set("continueInstallation", True)  # before the restart, so that it goes on by itself
         text = _("The PyTorch extension is installed. Slicer has to restart; the installation then continues.")
         if self._questions.confirm(_("Restart Slicer?"), text, _("Restart")):
             self._restart()
+        else:
+            self._settings.set("continueInstallation", False)  # asked once; the next Apply asks again
         return False
 
 
@@ -214,12 +223,27 @@ def installWithPip(requirements: list[str], withoutDependencies: bool, wheelsFol
       CalledProcessError: when pip failed.
     """
     source = ["--no-index", "--find-links", wheelsFolder] if wheelsFolder else []
+    extra = ["--no-deps"] if withoutDependencies else []
+    file = temporaryFolder() / "DeSAM-constraints.txt"
+    file.write_text("".join(f"{line}\n" for line in installedVersions()), encoding="utf-8")
+    arguments = [*source, *extra, "--constraint", str(file), *requirements]
     try:
         from slicer.packaging import pip_install
     except ImportError:
-        extra = ["--no-deps"] if withoutDependencies else []
-        slicer.util.pip_install([*source, *extra, *requirements])
+        slicer.util.pip_install(arguments)
         return
     keyword: dict[str, Any] = {"requester": "DeSAM"}
-    extra = ["--no-deps"] if withoutDependencies else []
-    pip_install([*source, *extra, *requirements], **keyword)
+    pip_install(arguments, **keyword)
+
+
+def installedVersions(names: tuple[str, ...] = ("torch", "torchvision", "numpy", "SimpleITK")) -> list[str]:
+    """What pip may not replace, as constraints: a build for the graphics card, and what came with Slicer."""
+    lines = []
+    floors = {package.name: package for package in readRequirements()}
+    for name in names:
+        try:
+            if name not in floors or isInstalled(floors[name]):
+                lines.append(f"{name}=={metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return lines

@@ -31,13 +31,8 @@ class Questions:
 
     def text(self, title: str, label: str, initial: str = "") -> str:
         """A line of text; empty when cancelled."""
-        dialog = qt.QInputDialog(slicer.util.mainWindow())
-        dialog.setWindowTitle(title)
-        dialog.setLabelText(label)
-        dialog.setTextValue(initial)
-        dialog.exec_()
-        accepted = dialog.result() == qt.QDialog.Accepted
-        return str(dialog.property("textValue")).strip() if accepted else ""
+        parent = slicer.util.mainWindow()
+        return str(qt.QInputDialog.getText(parent, title, label, qt.QLineEdit.Normal, initial) or "").strip()
 
     def openFile(self, title: str, filters: str) -> Path | None:
         return self._path(qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), title, "", filters))

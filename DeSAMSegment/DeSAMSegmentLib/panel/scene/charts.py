@@ -101,7 +101,13 @@ class CurveChart:
             return
         scene = slicer.mrmlScene
         if self._view is None or not scene.IsNodePresent(self._view):
-            self._view = scene.AddNewNodeByClass("vtkMRMLPlotViewNode", f"DeSAM {self._role} view")
+            self._view = scene.CreateNodeByClass("vtkMRMLPlotViewNode")
+            self._view.UnRegister(None)
+            self._view.SetName(f"DeSAM {self._role} view")
+            self._view.SetLayoutName(f"DeSAM{self._role}")  # this and the next two: no view of Slicer's layout
+            self._view.SetDoPropagatePlotChartSelection(False)
+            self._view.SetAndObserveParentLayoutNodeID(self._parameters.node.GetID())
+            scene.AddNode(self._view)
             self._view.SetHideFromEditors(True)
             self._view.SetSaveWithScene(False)
             self._view.SetInteractionMode(slicer.vtkMRMLPlotViewNode.InteractionModeSelectPoints)
@@ -129,6 +135,10 @@ class CurveChart:
         chart = scene.AddNewNodeByClass("vtkMRMLPlotChartNode", f"DeSAM {self._role}")
         chart.SetXAxisTitle(self._xTitle)
         chart.SetYAxisTitleVisibility(False)
+        chart.SetTitleFontSize(12)  # Slicer's 20, 16 and 12 are for a chart of the layout's size
+        chart.SetAxisTitleFontSize(11)
+        chart.SetAxisLabelFontSize(10)
+        chart.SetLegendFontSize(10)
         if self._yRange is not None:
             chart.SetYAxisRangeAuto(False)
             chart.SetYAxisRange(*self._yRange)

@@ -40,7 +40,10 @@ class GridPoints:
 
     def _markups(self) -> Any:
         if self._node is None or not slicer.mrmlScene.IsNodePresent(self._node):
+            selection = slicer.app.applicationLogic().GetSelectionNode()
+            active = selection.GetActivePlaceNodeID()
             node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", _("DeSAM grid points"))
+            selection.SetActivePlaceNodeID(active)  # a new list takes the place: the user's next point would go into it
             node.SetSaveWithScene(False)
             node.CreateDefaultDisplayNodes()
             display = node.GetDisplayNode()
