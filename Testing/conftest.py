@@ -13,9 +13,10 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test reads or writes the models, weights and cache of the person who runs it."""
+    """No test reads or writes the models, weights and cache of the person who runs it, or sees the shipped models."""
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("DESAM_HOME", str(home))
+    monkeypatch.setattr("DeSAMSegmentLib.store.library.shipped_folder", lambda: home / "shipped")
     return home
 
 

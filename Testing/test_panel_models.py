@@ -54,6 +54,21 @@ def test_a_model_is_exported_deleted_imported_and_renamed(desk: Desk, tmp_path: 
     assert names(desk) == ["blobs"]
 
 
+def test_shipped_models_stand_first_and_stay_as_they_are(desk: Desk, own_home: Path, blobs: Path) -> None:
+    (own_home / "shipped").mkdir()
+    (own_home / "shipped" / "organ.desam").write_bytes(blobs.read_bytes())
+    desk.services.registry.changed.emit()
+    ui = desk.models.ui
+    assert names(desk) == ["organ", "blobs"]
+    select(desk, "organ")
+    assert ui.exportButton.enabled
+    assert not ui.renameButton.enabled
+    assert not ui.deleteButton.enabled
+    assert "comes with DeSAM" in ui.deleteButton.toolTip
+    select(desk, "blobs")
+    assert ui.deleteButton.enabled
+
+
 def test_a_file_that_is_no_model_is_refused_in_words(desk: Desk, tmp_path: Path) -> None:
     desk.answers.nextPath = tmp_path / "bad.desam"
     desk.answers.nextPath.write_bytes(b"not a model")

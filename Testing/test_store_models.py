@@ -292,10 +292,53 @@ def test_a_damaged_model_is_listed_with_its_problem_and_not_added(tmp_path, mode
         library.resolve("nobody")
 
 
+def test_shipped_models_stand_first_and_are_only_read(tmp_path, model):
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    (shipped / "organ.desam").write_bytes(model.read_bytes())
+    library = Library(tmp_path / "models", shipped)
+    library.add(model, "another")
+    assert [(e.name, e.shipped) for e in library.list()] == [("organ", True), ("another", False)]
+    assert library.resolve("organ") == shipped / "organ.desam"
+    for attempt in (lambda: library.delete("organ"), lambda: library.rename("organ", "mine")):
+        with pytest.raises(BadModelFile, match="comes with DeSAM"):
+            attempt()
+    with pytest.raises(BadInput, match="already"):
+        library.rename("another", "organ")
+    assert library.free_name("organ") == "organ 2"
+    assert library.export("organ", tmp_path / "copy").read_bytes() == model.read_bytes()
+
+
+def test_a_model_of_ones_own_goes_before_a_shipped_one_of_its_name(tmp_path, model):
+    shipped = tmp_path / "shipped"
+    library = Library(tmp_path / "models", shipped)
+    library.add(model, "organ")
+    shipped.mkdir()
+    (shipped / "organ.desam").write_bytes(model.read_bytes())
+    assert [(e.name, e.shipped) for e in library.list()] == [("organ", False)]
+    library.delete("organ")
+    assert [(e.name, e.shipped) for e in library.list()] == [("organ", True)]
+
+
+def test_shipped_models_lie_beside_the_module_or_in_pythons_data_folder(tmp_path, monkeypatch):
+    monkeypatch.undo()  # the stand-in that all tests have
+    from DeSAMSegmentLib.store import library
+
+    root = Path(__file__).resolve().parents[1]
+    module = tmp_path / "DeSAMSegmentLib" / "store" / "library.py"
+    monkeypatch.setattr(library, "__file__", str(module))
+    assert library.shipped_folder().parts[-3:] == ("share", "desam-segment", "models")
+    (tmp_path / "Resources" / "Models").mkdir(parents=True)
+    assert library.shipped_folder() == tmp_path / "Resources" / "Models"
+    assert '"share/desam-segment/models" = ["DeSAMSegment/Resources/Models/*.desam"]' in (
+        root / "pyproject.toml"
+    ).read_text(encoding="utf-8")
+
+
 def test_reading_a_card_loads_no_torch(model):
     code = (
         "import sys; from DeSAMSegmentLib.store.library import Library; from pathlib import Path;"
-        "print(Library(Path(sys.argv[1]).parent).list()[0].card.name); assert 'torch' not in sys.modules"
+        "print(Library(Path(sys.argv[1]).parent, 'none').list()[0].card.name); assert 'torch' not in sys.modules"
     )
     root = Path(__file__).resolve().parents[1] / "DeSAMSegment"
     run = subprocess.run([sys.executable, "-c", code, str(model)], cwd=root, capture_output=True, text=True)

@@ -33,10 +33,12 @@ from DeSAMSegmentLib.engine.options import SegmentOptions, TrainOptions
 from DeSAMSegmentLib.engine.runtime.session import Session
 from DeSAMSegmentLib.engine.segment.segment import segment
 from DeSAMSegmentLib.engine.train.train import train
+from DeSAMSegmentLib.store.library import Library
 
 # A label map has one value per voxel: "brain" is what of the brain is not white matter.
 LABELS = {1: "brain", 2: "white_matter"}
 DRAWN = 10  # slices
+BRAIN = "brain-mr"
 THICK = 5  # mm, like many a clinical scan: the mean of so many 1 mm slices
 
 
@@ -105,6 +107,7 @@ def main() -> None:
     slices = sorted(set(np.flatnonzero(drawn.any(axis=(1, 2))).tolist()))
     view.show(Log(f"MNI152 T1, {target.shape[0]} axial slices; drawn are {', '.join(map(str, slices))}."))
     write_labelmap(out / "drawn.nii.gz", drawn, volume)
+    shipped(volume, target, out, session, view)
 
     # 2. The decoder is fine-tuned on exactly those.
     case = Case("mni152", volume, drawn, slices="labelled")
@@ -137,6 +140,17 @@ def main() -> None:
     view.close()
     shutil.rmtree(out / "cache")
     tell(out, figures, time.monotonic() - begun)
+
+
+def shipped(volume: Volume, target: np.ndarray, out: Path, session: Session, view: TextView) -> None:
+    """What the shipped brain model, where there is one, finds without any training."""
+    if not any(entry.shipped and entry.name == BRAIN for entry in Library().list()):
+        return
+    model = session.model(BRAIN)
+    result = follow(segment(volume, model, None, session), view)
+    write_segmentation(out / f"{BRAIN}.seg.nrrd", result.labels, volume, model.card.labels)
+    score = score_label(result.labels > 0, target > 0, Slices(volume, SliceSpec.for_volume(volume, axis="axial")))
+    view.show(Log(f"The shipped model {BRAIN}: Dice of the brain {score['all'].dice:.3f}"))
 
 
 def never_drawn(found: np.ndarray, target: np.ndarray, volume: Volume, drawn: list[int]) -> dict[str, float | None]:

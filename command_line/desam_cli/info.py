@@ -21,12 +21,14 @@ def command(device: shared.Device = "auto", json: shared.Json = False) -> None:
 
     cache, library = FeatureCache(), Library()
     size = cache.size_bytes()
+    models = library.list()
+    shipped = sum(entry.shipped for entry in models)
     here = [each.info.id for each in weights.status() if each.path is not None]
     facts: dict[str, Any] = {
         **software(),
         "device": describe(choose(device)),
         "home": str(home()),
-        "models": f"{len(library.list())} in {library.folder}",
+        "models": f"{len(models) - shipped} in {library.folder}, {shipped} shipped",
         "weights": ", ".join(here) or "none",
         "cache": f"{decimal(size) if size else 'empty'} in {cache.root}",
     }

@@ -36,7 +36,7 @@ def list_models(json: shared.Json = False) -> None:
 
 def _record(entry: Entry) -> dict[str, Any]:
     card = entry.card
-    known = {"name": entry.name, "path": str(entry.path), "problem": entry.problem}
+    known = {"name": entry.name, "path": str(entry.path), "shipped": entry.shipped, "problem": entry.problem}
     if card is None:
         return known
     dice = card.training.get("mean_validation_dice")

@@ -19,7 +19,9 @@ from .view import follow
 
 @shared.takes(TrainOptions)
 def command(
-    dataset: Annotated[Path, typer.Argument(help="nnU-Net raw folder: imagesTr, labelsTr, dataset.json.")],
+    dataset: Annotated[
+        Path, typer.Argument(help="nnU-Net raw folder: imagesTr, labelsTr, dataset.json; no images with --from-labels.")
+    ],
     output: Annotated[Path, typer.Argument(help="Folder of the run: best.desam, last.desam, metrics.csv, curves.png.")],
     chosen: dict[str, Any],
     keep: shared.Keep = "",
@@ -39,7 +41,7 @@ def command(
     """Fine-tune a decoder on a data set. Ctrl-C keeps the best model so far; --resume goes on exactly."""
     names = chosen.pop("labels", None)
     options = shared.resumed(output, chosen) if resume else shared.build(TrainOptions, chosen)
-    data = read_dataset(dataset)
+    data = read_dataset(dataset, images=not options.from_labels)
     if names:
         options = replace(options, labels=tuple(choose_labels(names, data.labels)))
     if resume and not (keep or exclude or domain):

@@ -65,10 +65,13 @@ class Dataset:
     folder: Path | None = None
 
 
-def read_dataset(folder: str | Path) -> Dataset:
+def read_dataset(folder: str | Path, images: bool = True) -> Dataset:
     """The cases of an nnU-Net raw folder, in the order of their names.
 
     Of images with several channels the first (_0000) is used.
+
+    Arguments:
+      images: whether the cases need images; without, each label map of labelsTr stands for its image too.
 
     Raises:
       BadDataset: no such folder, no or bad dataset.json, no images, an image without its label map.
@@ -80,7 +83,10 @@ def read_dataset(folder: str | Path) -> Dataset:
     names = _declared(description, folder / "dataset.json")
     ending = str(description.get("file_ending", ".nii.gz"))
     domains = _read_domains(folder)
-    cases = _find_cases(folder, "Tr", ending, domains, names, strict=True)
+    if images:
+        cases = _find_cases(folder, "Tr", ending, domains, names, strict=True)
+    else:
+        cases = _find_label_maps(folder, ending, domains, names)
     if not cases:
         raise BadDataset(
             f"The data set {folder.name} has no images in imagesTr.",
@@ -170,6 +176,17 @@ def _find_cases(
             )
         cases.append(Case(name, image, labels, domains.get(name, ""), names=names))
     return cases
+
+
+def _find_label_maps(folder: Path, ending: str, domains: dict[str, str], names: Names) -> list[Case]:
+    found = {}
+    for suffix in (".seg.nrrd", ending):
+        for path in sorted((folder / "labelsTr").glob(f"[!.]*{suffix}")):
+            name = path.name[: -len(suffix)]
+            found[name] = Case(name, path, path, domains.get(name, ""), names=names)
+    if not found:
+        raise BadDataset(f"The data set {folder.name} has no label maps in labelsTr.", f"Put CASE{ending} there.")
+    return [found[name] for name in sorted(found)]
 
 
 def load_case(case: Case) -> tuple[Volume, LabelMap | None]:

@@ -277,6 +277,14 @@ class TrainOptions(Options):
         "Each slice is also learned in so many other scanner styles (convolved, biased, smoothed, noisy). Helps on "
         "images of other hospitals; the first epoch starts later.",
         range=Range(0, 32))
+    from_labels: bool = option(False, "From labels",
+        "Learn from images made from the label maps alone, in random greys, planes and resolutions: no image is "
+        "read, and the model takes any contrast.", expert=True)
+    stacks: int = option(9, "Stacks per label map",
+        "So many stacks of four slices are made from each label map.", range=COUNT, expert=True)
+    cut_out: float = option(0.0, "Cut out",
+        "Share of the images made from label maps that show the labels alone, as brains without their skull.",
+        range=SHARE, expert=True)
     slices: str = option("all", "Slices",
         "all: every slice of a case is labelled; labelled: only slices with a label are.",
         choices=SLICES, expert=True)

@@ -1,9 +1,13 @@
-"""The folder where models are kept, one .desam file each; the file's name is the model's name."""
+"""The folder where models are kept, one .desam file each; the file's name is the model's name.
+
+The models that come with the program stand first and can only be read.
+"""
 
 from __future__ import annotations
 
 import re
 import shutil
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +22,23 @@ GOOD_NAME = re.compile(r"[^\W_][\w .()+-]{0,99}")
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
+def shipped_folder() -> Path:
+    """Where the models that come with the program are: beside the module in Slicer, in Python's data folder else."""
+    beside = Path(__file__).resolve().parents[2] / "Resources" / "Models"
+    return beside if beside.is_dir() else Path(sysconfig.get_path("data"), "share", "desam-segment", "models")
+
+
 @dataclass(frozen=True)
 class Entry:
-    """A file of the library; ``card`` is None and ``problem`` says why when it cannot be used."""
+    """A file of the library; ``card`` is None and ``problem`` says why when it cannot be used.
+
+    ``shipped``: it came with the program and can be neither renamed nor deleted.
+    """
 
     path: Path
     card: ModelCard | None
     problem: str = ""
+    shipped: bool = False
 
     @property
     def name(self) -> str:
@@ -36,22 +50,21 @@ class Library:
 
     Arguments:
       folder: default: "models" under the program's home. It need not exist.
+      shipped: read-only; default: that of the program. It need not exist either.
     """
 
-    def __init__(self, folder: str | Path | None = None) -> None:
+    def __init__(self, folder: str | Path | None = None, shipped: str | Path | None = None) -> None:
         self.folder = Path(folder) if folder is not None else home() / "models"
+        self.shipped = Path(shipped) if shipped is not None else shipped_folder()
 
     def list(self) -> list[Entry]:
-        """Every model file, by name; damaged ones too, with their problem."""
-        entries = []
-        for path in sorted(self.folder.glob(f"*{SUFFIX}"), key=lambda p: p.name.lower()):
-            if path.name.startswith("."):
-                continue  # being written
-            try:
-                entries.append(Entry(path, read_card(path)))
-            except BadModelFile as problem:
-                entries.append(Entry(path, None, str(problem)))
-        return entries
+        """Every model file, shipped ones first, by name; damaged ones too, with their problem.
+
+        A shipped model gives way to one of the user's own with its name.
+        """
+        own = _entries(self.folder, shipped=False)
+        taken = {entry.name for entry in own}
+        return [entry for entry in _entries(self.shipped, shipped=True) if entry.name not in taken] + own
 
     def resolve(self, name_or_path: str | Path) -> Path:
         """The file that a user means: a path to one, or the name of a model in the library.
@@ -64,8 +77,9 @@ class Library:
             return given
         name = str(name_or_path)
         kept = self._path(name.removesuffix(SUFFIX), must_be_good=False)
-        if kept is not None and kept.is_file():
-            return kept
+        for path in (kept, self.shipped / kept.name) if kept is not None else ():
+            if path.is_file():
+                return path
         names = ", ".join(entry.name for entry in self.list()) or "none yet"
         raise BadModelFile(f"There is no model file or model named {name!r}.", f"Models in the library: {names}.")
 
@@ -116,12 +130,17 @@ class Library:
         base = re.sub(r"[^\w .()+-]", "_", wish).strip(" ._-+()")[:90] or "model"
         base = f"{base} model" if base.lower() in RESERVED else base
         name, number = base, 2
-        while (self.folder / f"{name}{SUFFIX}").exists():
+        while self._is_taken(f"{name}{SUFFIX}"):
             name, number = f"{base} {number}", number + 1
         return name
 
     def _own(self, name: str) -> Path:
         path = self.resolve(name)
+        if path.resolve().parent == self.shipped.resolve():
+            raise BadModelFile(
+                f"The model {path.stem} comes with DeSAM: it can be neither renamed nor deleted.",
+                "Export it, and add the copy under a name of your own.",
+            )
         if path.resolve().parent != self.folder.resolve():
             raise BadModelFile(f"{path} is not in the library.", "Give the name of a model of the library.")
         return path
@@ -129,9 +148,12 @@ class Library:
     def _free(self, name: str) -> Path:
         path = self._path(name.removesuffix(SUFFIX))
         assert path is not None
-        if path.exists():
+        if self._is_taken(path.name):
             raise BadInput(f"There is a model named {path.stem} already.", "Choose another name or delete it first.")
         return path
+
+    def _is_taken(self, file: str) -> bool:
+        return (self.folder / file).exists() or (self.shipped / file).exists()
 
     def _path(self, name: str, must_be_good: bool = True) -> Path | None:
         """The file for a name; a name can never lead out of the folder."""
@@ -144,6 +166,18 @@ class Library:
                 "Use letters, digits, spaces and - _ . ( ) +, starting with a letter or digit.",
             )
         return None
+
+
+def _entries(folder: Path, shipped: bool) -> list[Entry]:
+    entries = []
+    for path in sorted(folder.glob(f"*{SUFFIX}"), key=lambda p: p.name.lower()):
+        if path.name.startswith("."):
+            continue  # being written
+        try:
+            entries.append(Entry(path, read_card(path), shipped=shipped))
+        except BadModelFile as problem:
+            entries.append(Entry(path, None, str(problem), shipped))
+    return entries
 
 
 def _copy(source: Path, target: Path) -> None:

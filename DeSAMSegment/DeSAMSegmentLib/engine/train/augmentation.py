@@ -100,20 +100,20 @@ def stylise(image: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
     if rng.random() < P_CONVOLUTION:
         grey = _convolved(grey, rng)
     if rng.random() < P_BIAS:
-        grey = _drawn(RandBiasField(degree=3, coeff_range=BIAS, prob=1.0), grey, rng)
+        grey = apply_seeded(RandBiasField(degree=3, coeff_range=BIAS, prob=1.0), grey, rng)
         grey = grey / grey.max().clamp_min(1e-6)
     if rng.random() < P_GAMMA:
-        grey = _drawn(RandAdjustContrast(prob=1.0, gamma=GAMMA), grey, rng)
+        grey = apply_seeded(RandAdjustContrast(prob=1.0, gamma=GAMMA), grey, rng)
     if rng.random() < P_INVERT:
         grey = _inverted(grey, image)
     if rng.random() < P_SMOOTH:
-        grey = _drawn(RandGaussianSmooth(sigma_x=SMOOTH, sigma_y=SMOOTH, prob=1.0), grey, rng)
+        grey = apply_seeded(RandGaussianSmooth(sigma_x=SMOOTH, sigma_y=SMOOTH, prob=1.0), grey, rng)
     if rng.random() < P_NOISE:
-        grey = _drawn(RandGaussianNoise(std=NOISE, prob=1.0), grey, rng)
+        grey = apply_seeded(RandGaussianNoise(std=NOISE, prob=1.0), grey, rng)
     return (grey[0].clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 
-def _drawn(random_transform: Any, grey: Tensor, rng: np.random.Generator) -> Tensor:
+def apply_seeded(random_transform: Any, grey: Tensor, rng: np.random.Generator) -> Tensor:
     """One of MONAI's random transforms with a seed of ours."""
     random_transform.set_random_state(int(rng.integers(2**31)))
     return torch.as_tensor(random_transform(grey)).as_subclass(torch.Tensor)

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from ..runtime import device as devices
 from ..runtime.features import stored_bytes
 from ..runtime.loading import DeSAM
 from ..runtime.session import Session, sam_tensors
+from . import from_labels
 from .run_folder import RunFolder, TrainingState, metrics_row
 from .schedule import Schedule, validation_interval
 from .step import Learner
@@ -188,10 +189,14 @@ class _Training:
         """held: keeps the cache's promise to hold the features until the run is over."""
         options, session = self.options, self.session
         assert session.cache is not None
-        spec = self.spec = common_spec([self.store.load(case)[0] for case in self.cases[:3]], options)
-        self.folder.begin(self._config(), self.resume)
-        training, held_out, excluded = hold_out(self.cases, self.store, spec, options)
         yield Started("train", options.name, options.epochs, "epoch", devices.describe(session.device))
+        cases, split = self.cases, options
+        if options.from_labels:
+            cases = yield from from_labels.stacks(self.cases, options)
+            split = replace(options, patient_pattern=options.patient_pattern or from_labels.MAP_PATTERN)
+        spec = self.spec = common_spec([self.store.load(case)[0] for case in cases[:3]], options)
+        self.folder.begin(self._config(), self.resume)
+        training, held_out, excluded = hold_out(cases, self.store, spec, split)
         if base is not None:
             yield from self._renamed(base.card)
         state = TrainingState(epochs=options.epochs)

@@ -17,12 +17,13 @@ BACKBONE = "backbone:"  # prefix of a training base that is no model but a froze
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """One model of the library; ``card`` is None when the file is damaged."""
+    """One model of the library; ``card`` is None when the file is damaged; a ``shipped`` one can only be read."""
 
     name: str
     path: Path
     card: Any
     problem: str = ""
+    shipped: bool = False
 
     def matches(self, text: str) -> bool:
         """Whether every word of a search occurs in name, labels or backbone."""
@@ -54,7 +55,7 @@ class Registry:
                 entries = self._library().list()
             except ImportError:
                 return []
-            self._models = [RegisteredModel(entry.name, entry.path, entry.card, entry.problem) for entry in entries]
+            self._models = [RegisteredModel(e.name, e.path, e.card, e.problem, e.shipped) for e in entries]
         return self._models
 
     def find(self, name: str) -> RegisteredModel | None:

@@ -185,11 +185,13 @@ class ModelsSection(Section):
     def refresh(self) -> None:
         ui = self.ui
         busy = _("Another job is running.") if self.services.jobs.busy else ""
-        model = "" if self.selectedModel() else _("Select a model in the table.")
+        chosen = self.selectedModel()
+        model = "" if chosen else _("Select a model in the table.")
+        fixed = _("This model comes with DeSAM and stays as it is.") if chosen and chosen.shipped else model or busy
         self.setEnabledWithReason(ui.importButton, busy, _("Add a .desam file, or a published checkpoint (.pth)."))
         self.setEnabledWithReason(ui.exportButton, model, _("Copy the selected model to a file."))
-        self.setEnabledWithReason(ui.renameButton, model or busy, _("Give the selected model another name."))
-        self.setEnabledWithReason(ui.deleteButton, model or busy, _("Delete the selected model from this computer."))
+        self.setEnabledWithReason(ui.renameButton, fixed, _("Give the selected model another name."))
+        self.setEnabledWithReason(ui.deleteButton, fixed, _("Delete the selected model from this computer."))
         self._refreshWeightButtons(busy)
 
     def _refreshWeightButtons(self, busy: str) -> None:
