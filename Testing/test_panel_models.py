@@ -265,3 +265,13 @@ def test_a_full_disk_while_the_limit_is_changed_is_a_message(desk: Desk, monkeyp
     monkeypatch.setattr(desk.services.registry, "setCacheLimit", full)
     desk.advanced.ui.cacheSpinBox.setValue(7)
     assert "The disk is full" in desk.advanced.ui.cacheLabel.text
+
+
+def test_many_nodes_that_leave_the_scene_draw_the_table_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(desk.fineTune.table, "refresh", lambda: drawn.append(1))
+    for number in range(5):
+        scene_volume = phantom.addVolume(f"v{number}", number, shape=(4, 16, 16))
+        slicer.mrmlScene.RemoveNode(scene_volume)
+    slicer.app.processEvents()
+    assert len(drawn) == 1

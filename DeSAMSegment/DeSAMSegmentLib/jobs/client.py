@@ -246,12 +246,15 @@ def worker_environment() -> dict[str, str]:
     return environment
 
 
+_QUIETLY: dict[str, int] = {"creationflags": 0x08000000} if os.name == "nt" else {}  # CREATE_NO_WINDOW
+
+
 def kill_tree_of(pid: int) -> None:
     """Ends the worker's process group (POSIX) or process tree (Windows)."""
     try:
         if hasattr(os, "killpg"):
             os.killpg(pid, signal.SIGKILL)  # the worker made itself the leader of a group
         else:
-            subprocess.run(["taskkill", "/T", "/F", "/PID", str(pid)], capture_output=True, check=False)
+            subprocess.run(["taskkill", "/T", "/F", "/PID", str(pid)], capture_output=True, check=False, **_QUIETLY)
     except (ProcessLookupError, PermissionError):
         pass  # gone already, or never became a group of its own

@@ -50,7 +50,7 @@ class Panel:
 
     def __init__(self, layout: Any, services: Services) -> None:
         self.services = services
-        self._isClosed = False
+        self._isClosed = self._isPending = False
         self.segment = SegmentSection(services)
         self.review = ReviewSection(services)
         self.fineTune = FineTuneSection(services)
@@ -91,10 +91,12 @@ class Panel:
 
     def nodeRemoved(self) -> None:
         """A node is about to leave the scene; when it has, its training case leaves the table."""
-        if not self.services.binder.isPaused:
+        if not self.services.binder.isPaused and not self._isPending:
+            self._isPending = True  # many nodes may leave at once: the table is drawn once
             qt.QTimer.singleShot(0, self._showCases)
 
     def _showCases(self) -> None:
+        self._isPending = False
         if not self._isClosed:
             self.fineTune.enter()
 

@@ -117,7 +117,10 @@ class Library:
 
     def rename(self, name: str, new: str) -> Path:
         """Gives a model another name. Raises BadModelFile, or BadInput when the new name is bad or taken."""
-        source, target = self._own(name), self._free(new)
+        source = self._own(name)
+        only_case = source.stem.lower() == new.removesuffix(SUFFIX).lower()  # one file where case is ignored
+        target = self._path(new.removesuffix(SUFFIX)) if only_case else self._free(new)
+        assert target is not None
         source.rename(target)
         return target
 

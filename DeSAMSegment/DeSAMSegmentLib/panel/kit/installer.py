@@ -162,6 +162,8 @@ class Installer:
         offline = self._settings.get("wheelsFolder")
         source = _("from the folder {folder}").format(folder=offline) if offline else _("from the internet")
         text = _("{lines}\n\nTogether about {total} on disk, {source}. They go into Slicer's own Python.")
+        if any(package.name == "torch" for package in self.missing) and not offline:
+            text += _(" torch brings torchvision and light-the-torch with it, through the PyTorch extension.")
         if sys.platform != "darwin" and any(package.name == "torch" for package in self.missing):
             text += _(" With an NVIDIA card, torch alone takes several GB.")
         return text.format(lines=lines, total=total, source=source)
