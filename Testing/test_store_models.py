@@ -145,7 +145,7 @@ def test_a_card_holds_what_training_produces(tmp_path):
 
 
 def test_a_card_of_a_later_minor_version_is_read_without_what_is_unknown(tmp_path):
-    text = json.dumps(json.loads(CARD.to_json()) | {"from_the_future": {"a": 1}})
+    text = json.dumps(json.loads(CARD.to_json()) | {"from_the_future": {"a": 1}, "format_version": 1})
     assert read_card(with_card(tmp_path / "a.desam", text)).name == "heart"
 
 

@@ -8,8 +8,11 @@ and each face has words of its own for it: ``desam_cli/remedies.py``, ``panel/ki
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
+
+JOINERS = "\u200c\u200d"  # format characters that Persian and Indic scripts are written with
 
 
 class DeSAMError(Exception):
@@ -23,15 +26,22 @@ class DeSAMError(Exception):
     """
 
     def __init__(self, what: str, do: str = "", *, kind: str = "", **data: Any) -> None:
-        self.what = " ".join(what.split())
-        self.do = " ".join(do.split())
+        self.what, self.do = printable(what), printable(do)
         self.kind, self.data = kind, data
         super().__init__(f"{self.what} {self.do}".strip())
 
     def in_words(self, remedies: Mapping[str, str]) -> str:
         """What happened and what a face advises: its own remedy for this kind, or the general one."""
         remedy = remedies.get(self.kind)
-        return f"{self.what} {remedy.format(**self.data) if remedy else self.do}".strip()
+        return printable(f"{self.what} {remedy.format(**self.data) if remedy else self.do}")
+
+
+def printable(text: str) -> str:
+    """The text on one line, without what would steer a terminal or turn its direction: names come from files."""
+    words = " ".join(text.split())
+    if words.isprintable():
+        return words
+    return "".join(c for c in words if c in JOINERS or unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
 
 
 class BadInput(DeSAMError):

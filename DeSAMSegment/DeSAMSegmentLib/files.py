@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 
-from .errors import DiskFull
+from .errors import BadInput, DiskFull
+
+DEEPEST = 40  # levels of JSON in a file; those written here have 5
 
 
 @contextmanager
@@ -48,9 +52,38 @@ def write_text(path: str | Path, text: str) -> None:
 
 def home() -> Path:
     """The folder for models, weights and the feature cache: ``DESAM_HOME``, or the user's own data folder."""
-    chosen = os.environ.get("DESAM_HOME")
-    if chosen:
-        return Path(chosen).expanduser()
     from platformdirs import user_data_path
 
-    return user_data_path("DeSAM", appauthor=False)
+    chosen = os.environ.get("DESAM_HOME")
+    path = Path(os.path.expanduser(chosen) if chosen else user_data_path("DeSAM", appauthor=False))
+    if path.parts[:1] == ("~",):  # neither HOME nor an entry among the users, as in some containers
+        raise BadInput("This account has no home folder.", "Set DESAM_HOME to a folder of yours.")
+    return path
+
+
+def parse_json(text: str | bytes) -> Any:
+    """JSON of whatever origin.
+
+    Raises:
+      ValueError: also for what ``json`` lets through or fails over: NaN, Infinity, 1e999, nesting without end.
+    """
+
+    def refuse(name: str) -> NoReturn:
+        raise ValueError(f"{name} is no number in JSON")
+
+    def finite(digits: str) -> float:
+        number = float(digits)
+        return number if abs(number) < float("inf") else refuse(digits)
+
+    def check(value: Any, level: int = 0) -> None:
+        if level > DEEPEST:
+            raise ValueError("it is nested too deeply")
+        for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            check(each, level + 1)
+
+    try:
+        value = json.loads(text, parse_constant=refuse, parse_float=finite)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    check(value)
+    return value

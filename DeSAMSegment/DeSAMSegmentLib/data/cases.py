@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BadDataset, BadInput, BadLabels
+from ..errors import BadDataset, BadInput, BadLabels, printable
+from ..files import parse_json
 from .grid import resample_labels
 from .labels import IGNORE, LabelMap, Matcher, Names, drawn, label_values, plain
 from .volume import Volume
@@ -82,6 +83,8 @@ def read_dataset(folder: str | Path, images: bool = True) -> Dataset:
     description = _read_description(folder)
     names = _declared(description, folder / "dataset.json")
     ending = str(description.get("file_ending", ".nii.gz"))
+    if not re.fullmatch(r"(\.\w+)+", ending):
+        raise BadDataset(f"{folder / 'dataset.json'} has the file ending {ending!r}.", 'Give one like ".nii.gz".')
     domains = _read_domains(folder)
     if images:
         cases = _find_cases(folder, "Tr", ending, domains, names, strict=True)
@@ -93,7 +96,12 @@ def read_dataset(folder: str | Path, images: bool = True) -> Dataset:
             f"Put images named CASE_0000{ending} there and label maps named CASE{ending} into labelsTr.",
         )
     tests = _find_cases(folder, "Ts", ending, domains, names, strict=False)
-    labels = label_values(names, description.get("regions_class_order"))
+    order = description.get("regions_class_order")
+    if isinstance(order, list) and not all(isinstance(value, int) and 0 < value <= LARGEST_VALUE for value in order):
+        raise BadDataset(
+            f"{folder / 'dataset.json'} has a regions_class_order that is no list of values.", "Correct it."
+        )
+    labels = label_values(names, order)
     return Dataset(folder.name, cases, labels, tests, folder)
 
 
@@ -105,7 +113,9 @@ def names_in(folder: Path) -> Names:
 def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / "dataset.json"
     try:
-        description = json.loads(path.read_text(encoding="utf-8-sig"))
+        if path.exists() and not path.is_file():
+            raise BadDataset(f"{path} is not a file.", "Replace it.")  # a pipe: reading it would wait
+        description = parse_json(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise BadDataset(
             f"{folder} is not a data set: it has no dataset.json.",
@@ -115,8 +125,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise BadDataset(
             f"{path} is not JSON: line {problem.lineno}, column {problem.colno}: {problem.msg}.", "Correct that line."
         ) from None
-    except (OSError, ValueError, RecursionError):
-        raise BadDataset(f"{path} cannot be read.", "Save it as JSON in UTF-8.") from None
+    except (OSError, ValueError) as problem:
+        raise BadDataset(f"{path} cannot be read ({problem}).", "Save it as JSON in UTF-8.") from None
     if not isinstance(description, dict) or not isinstance(description.get("labels"), dict):
         raise BadDataset(f"{path} has no labels.", 'It needs "labels": {"background": 0, "organ": 1}.')
     return description
@@ -128,6 +138,7 @@ def _declared(description: dict[str, Any], path: Path) -> dict[str, tuple[int, .
     for key, entry in description["labels"].items():
         # version 2 of the format maps names to values, version 1 values to names
         name, given = (entry, [key]) if isinstance(entry, str) else (key, entry if isinstance(entry, list) else [entry])
+        name = printable(str(name))
         try:
             values = tuple(int(str(value)) for value in given)
         except ValueError:
@@ -141,7 +152,7 @@ def _declared(description: dict[str, Any], path: Path) -> dict[str, tuple[int, .
             continue
         if plain(name) in map(plain, names):
             raise BadDataset(f"{path} names two labels {name}, give or take case and hyphens.", "Rename one of them.")
-        names[str(name)] = values
+        names[name] = values
     if not names.keys() - {IGNORE}:
         raise BadDataset(f"{path} names no label but the background.", 'Add the organ to "labels".')
     return names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
@@ -27,6 +28,17 @@ def cause(problem: RuntimeError) -> str:
     """ITK's reason in one line, without its addresses in memory."""
     last = [line for line in str(problem).splitlines() if line.strip()][-1]
     return re.sub(r"ITK ERROR: |\w+\(0x[0-9a-fA-F]+\): |Reason: ", "", last).strip()[:120]
+
+
+def read_image(path: Path) -> sitk.Image:
+    """What SimpleITK makes of a file. Raises RuntimeError with one line, MemoryError."""
+    try:
+        with quiet():
+            return sitk.ReadImage(str(path))
+    except RuntimeError as problem:
+        if "allocate memory" in str(problem):
+            raise MemoryError from None
+        raise RuntimeError(cause(problem)) from None
 
 
 def affine_of(image: sitk.Image) -> np.ndarray:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import zlib
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import SimpleITK as sitk
 
 from .grid import SAME_PLACE, displacement
-from .itk import affine_of, cause, quiet
+from .itk import affine_of, read_image
 from .volume import COPY_AGAIN, EXTRACT_COMPONENT, LPS_FROM_RAS, Refusal
 
 LONGEST = 1 << 16  # bytes of a header
@@ -48,10 +49,9 @@ def read_metaimage(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray]:
     if not np.isfinite(declared).all() or (np.linalg.norm(declared[:3, :3], axis=0) == 0).any():
         raise error(f"{path.name} has a voxel size that is zero or no number.", "Set its spacing and save it again.")
     try:
-        with quiet():
-            image = sitk.ReadImage(str(path))
+        image = read_image(path)
     except RuntimeError as problem:
-        raise error(f"{path.name} cannot be read ({cause(problem)}).", COPY_AGAIN) from None
+        raise error(f"{path.name} cannot be read ({problem}).", COPY_AGAIN) from None
     array, values = sitk.GetArrayFromImage(image), image.GetNumberOfComponentsPerPixel()
     if values not in (1, 3, 4):
         raise error(f"{path.name} is a series of {values} frames, not one volume.", EXTRACT_COMPONENT)
@@ -77,16 +77,31 @@ def _check_whole(path: Path, fields: dict[str, str], stop: int, error: Refusal) 
         if file.stat().st_size - start < expected:
             raise error(f"{path.name} is cut short.", COPY_AGAIN)
         return
-    there, stream = 0, zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib or gzip, as it says itself
     with file.open("rb") as opened:
         opened.seek(start)
         try:
-            while not stream.eof and (block := opened.read(1 << 20)):
-                there += len(stream.decompress(block))
-        except zlib.error:
-            raise error(f"{path.name} is damaged inside.", COPY_AGAIN) from None
-    if not stream.eof or there < expected:
-        raise error(f"{path.name} is cut short.", COPY_AGAIN)
+            there = unpacked_bytes(opened, zlib.decompressobj(zlib.MAX_WBITS | 32))  # zlib or gzip, as it says itself
+        except DamagedStream:
+            raise error(f"{path.name} is cut short or damaged inside.", COPY_AGAIN) from None
+    if there != expected:
+        raise error(f"{path.name} does not hold the voxels that its header announces.", COPY_AGAIN)
+
+
+class DamagedStream(Exception):
+    """A compressed stream that does not come to its end, or whose checksum is wrong."""
+
+
+def unpacked_bytes(file: IO[bytes], stream: Any) -> int:
+    """What is left of a file, in bytes unpacked by a zlib or bz2 decompressor. Raises DamagedStream."""
+    there = 0
+    try:
+        while not stream.eof and (block := file.read(1 << 20)):
+            there += len(stream.decompress(block))
+    except (zlib.error, OSError, ValueError):
+        raise DamagedStream from None
+    if not stream.eof:
+        raise DamagedStream
+    return there
 
 
 def _declared_affine(fields: dict[str, str]) -> np.ndarray:

@@ -22,6 +22,7 @@ from .volume import COPY_AGAIN, EXTRACT_FRAME, LPS_FROM_RAS, TO_GREY, Refusal
 
 GZIP = b"\x1f\x8b"
 KINDS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}  # by the header's first number, its own size in bytes
+MOST_PACKED = 1100  # bytes that one of a gzip can stand for
 LARGEST_SIDE = 32767  # of NIfTI-1
 
 
@@ -40,6 +41,8 @@ def read_nifti(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray, str]
             _check_kind(kind, path, error)
             file.read(offset - header.sizeof_hdr)
             announced = math.prod(shape) * kind.itemsize
+            if announced > MOST_PACKED * path.stat().st_size:  # before memory is asked for
+                raise EOFError
             voxels = file.read(announced)
             while file.read(1 << 20):  # to the end of a gzip, where its checksum is
                 pass

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
+import errno
 import zlib
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import nrrd
 import numpy as np
 
+from ..errors import printable
+from .metaimage import DamagedStream, unpacked_bytes
 from .volume import COPY_AGAIN, EXTRACT_COMPONENT, LPS_FROM_RAS, TO_GREY, Refusal
 
 RAS_FROM_SPACE = {
@@ -16,6 +22,7 @@ RAS_FROM_SPACE = {
     "left-posterior-superior": LPS_FROM_RAS,
 }
 COLOURS = ("vector", "rgb-color", "rgba-color", "3-color", "4-color")  # kinds of an axis; frames are a list or time
+MOST_LINES = 1_000_000  # to skip before the voxels
 SHORT = {"ras": "right-anterior-superior", "las": "left-anterior-superior", "lps": "left-posterior-superior"}
 
 
@@ -26,14 +33,17 @@ def read_nrrd(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray, dict[
       error: not NRRD, cut short, damaged (a gzip is read to its checksum), without the file of its voxels.
     """
     try:
-        array, header = nrrd.read(str(path), index_order="C")
+        with path.open("rb") as file:
+            header = nrrd.read_header(file)
+            _check_stream(path, header, file)
+            array = nrrd.read_data(header, file, str(path), index_order="C")
     except FileNotFoundError as problem:
         raise error(f"{path.name} has its voxels in {problem.filename}, which is missing.", "Copy both.") from None
-    except (zlib.error, EOFError, OSError) as problem:
+    except (zlib.error, EOFError, OSError, DamagedStream) as problem:
         if isinstance(problem, OSError) and problem.errno:
             raise  # the file system's; bzip2 has none
         raise error(f"{path.name} is damaged inside.", COPY_AGAIN) from None
-    except (nrrd.NRRDError, ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError) as problem:
+    except (nrrd.NRRDError, ValueError, KeyError, IndexError, TypeError, OverflowError) as problem:
         if "Unsupported encoding" in str(problem):
             encoding = str(problem).rpartition(" ")[2]
             raise error(f"{path.name} is encoded as {encoding}.", "Save it again, as raw or gzip.") from None
@@ -52,6 +62,28 @@ def read_nrrd(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray, dict[
                 raise error(f"{path.name} is a colour image ({array.shape[-1]} values per voxel).", TO_GREY)
             raise error(f"{path.name} is a series of {array.shape[-1]} frames, not one volume.", EXTRACT_COMPONENT)
     return array, _affine(header, directions, array.ndim - len(listed)), fields
+
+
+def _check_stream(path: Path, header: dict, file: IO[bytes]) -> None:
+    """Whether compressed voxels are whole, to their checksum, which pynrrd does not wait for; raw ones have none.
+
+    Raises ValueError, DamagedStream, OSError.
+    """
+    if int(header.get("lineskip", header.get("line skip", 0))) > MOST_LINES:
+        raise ValueError("line skip")  # it would count them one by one
+    name = header.get("datafile", header.get("data file"))
+    detached = path.parent / name if name else None
+    if detached and not detached.is_file():
+        raise FileNotFoundError(errno.ENOENT, "", str(detached))
+    kind = {"gz": "gzip", "bz2": "bzip2"}.get(header["encoding"], header["encoding"])
+    if kind not in ("gzip", "bzip2"):
+        return
+    with ExitStack() as held:
+        data = held.enter_context(detached.open("rb")) if detached else file
+        start = data.tell()
+        stream = zlib.decompressobj(zlib.MAX_WBITS | 16) if kind == "gzip" else bz2.BZ2Decompressor()
+        unpacked_bytes(data, stream)
+        data.seek(start)
 
 
 def is_segmentation(fields: dict[str, str]) -> bool:
@@ -78,4 +110,4 @@ def _own_fields(path: Path) -> dict[str, str]:
     with path.open("rb") as file:
         lines = iter(lambda: file.readline(1 << 20).rstrip(b"\r\n"), b"")
         pairs = (line.decode("utf-8", "replace").partition(":=") for line in lines)
-        return {key: value for key, mark, value in pairs if mark}
+        return {key: printable(value) for key, mark, value in pairs if mark}

@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import BadLabels, BadVolume
-from .itk import affine_of, cause, quiet
+from .itk import affine_of, read_image
 from .labels import LabelMap, Overlay
 from .metaimage import read_metaimage
 from .nifti import read_nifti
@@ -24,6 +24,7 @@ from .volume import COPY_AGAIN, EXTRACT_FRAME, TO_GREY, Refusal, Volume, check_s
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 PAIRS = {".hdr": ".img", ".img": ".hdr"}  # of Analyze and NIfTI
 APPLE_DOUBLE = b"\x00\x05\x16\x07"
+NO_ROOM = "Close other programs, or crop or resample the image first."
 WHOLE = 1e-3  # a label of 1.0004 is 1: some programs save labels as scaled numbers
 
 
@@ -93,6 +94,8 @@ def _read(path: Path, error: Refusal, series: str = "") -> tuple[np.ndarray, np.
     try:
         if not path.exists():
             raise error(f"There is no file {path}.", "Check the spelling and the folder.")
+        if not path.is_file() and not path.is_dir():
+            raise error(f"{path} is not a file.", "Give an image.")  # a pipe: opening it would wait
         if path.is_dir() or _start(path, error)[128:] == b"DICM":
             from .dicom import read_series  # pydicom, which other formats do not need
 
@@ -104,9 +107,11 @@ def _read(path: Path, error: Refusal, series: str = "") -> tuple[np.ndarray, np.
             return array, affine, "", fields
         if name.endswith((".mha", ".mhd")):
             return *read_metaimage(path, error), "", {}
+        return *_read_other(path, error), "", {}
     except OSError as problem:
         raise error(f"{path.name} cannot be opened ({problem.strerror}).", "Check its permissions.") from None
-    return *_read_other(path, error), "", {}
+    except MemoryError:
+        raise error(f"{path.name} is larger than the memory that is free.", NO_ROOM) from None
 
 
 def _start(path: Path, error: Refusal) -> bytes:
@@ -129,15 +134,14 @@ def _start(path: Path, error: Refusal) -> bytes:
 def _read_other(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray]:
     """Whatever else SimpleITK knows."""
     try:
-        with quiet():
-            image = sitk.ReadImage(str(path))
+        image = read_image(path)
     except RuntimeError as problem:
         if "Unable to determine ImageIO" in str(problem):
             raise error(
                 f"{path.name} is not an image that can be read.",
                 "Use NIfTI (.nii, .nii.gz), NRRD (.nrrd), MetaImage (.mha) or a folder of DICOM slices.",
             ) from None
-        raise error(f"{path.name} cannot be read ({cause(problem)}).", COPY_AGAIN) from None
+        raise error(f"{path.name} cannot be read ({problem}).", COPY_AGAIN) from None
     image = sitk.JoinSeries(image) if image.GetDimension() == 2 else image
     return sitk.GetArrayFromImage(image), affine_of(image) if image.GetDimension() == 3 else np.eye(4)
 

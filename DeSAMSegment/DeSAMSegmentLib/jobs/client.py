@@ -162,17 +162,22 @@ class Client:
     def _deliver(self, line: bytes) -> None:
         try:
             message = protocol.from_line(line)
-        except ValueError as error:
+            if not isinstance(message, dict):
+                raise ValueError("no object")
+            if "ready" in message:
+                self.worker_pid, self._worker_folder = message["ready"]["pid"], message["ready"].get("folder")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             self.on_log(f"Output of the background process that is no message: {error}")
             return
-        if "ready" in message:
-            self.worker_pid, self._worker_folder = message["ready"]["pid"], message["ready"].get("folder")
         job = self._job
         if job is None or message.get("id") != job.identifier:
             return
         job.is_taken = True
         if "event" in message:
-            job.on_event(message["event"])
+            if isinstance(message["event"], Event):
+                job.on_event(message["event"])
+            else:
+                self.on_log("An event of a kind that this version does not know was left out.")
         elif "end" in message:
             how, told = message["end"]["how"], message["end"]["error"]
             self._job = None

@@ -41,6 +41,7 @@ def _records() -> dict[str, type]:
 
 
 RECORDS = _records()
+PLAIN: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool}  # annotations that are checked
 
 
 def to_line(message: Any, folder: Path | None = None) -> bytes:
@@ -56,8 +57,8 @@ def from_line(line: bytes) -> Any:
     """
     try:
         return unpack(json.loads(line))
-    except (KeyError, TypeError, AttributeError, zlib.error) as error:
-        raise ValueError(f"not a message: {error}") from error
+    except Exception as error:  # a line can ask for any record, array or file
+        raise ValueError(f"not a message: {type(error).__name__}: {error}") from error
 
 
 def pack(value: Any, folder: Path | None = None) -> Any:
@@ -123,4 +124,12 @@ def unpack(value: Any) -> Any:
     if kind == "pairs":
         return {unpack(key): unpack(item) for key, item in value["items"]}
     fields = {name: unpack(item) for name, item in value["fields"].items()}
-    return RECORDS[kind](**fields) if kind in RECORDS else SimpleNamespace(**fields)
+    return _record(RECORDS[kind], fields) if kind in RECORDS else SimpleNamespace(**fields)
+
+
+def _record(kind: type, fields: dict[str, Any]) -> Any:
+    for each in dataclasses.fields(kind):
+        wanted = PLAIN.get(str(each.type))
+        if wanted and each.name in fields and not isinstance(fields[each.name], wanted):
+            raise ValueError(f"{each.name} of {kind.__name__} is no {each.type}")
+    return kind(**fields)

@@ -43,6 +43,10 @@ class DeSAMConfig:
             "variant": MASK_MODULES,
             "squeeze_excitation": SQUEEZE_EXCITATIONS,
         }
+        if not all(isinstance(getattr(self, each), str) for each in choices):
+            raise ValueError(f"{', '.join(choices)} are names")
+        if not all(isinstance(number, int) for number in (*self.level_widths, self.labels, self.input_size)):
+            raise ValueError("level_widths, labels and input_size are whole numbers")
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")

@@ -8,6 +8,7 @@ taken in ``train_decode`` below and in ``engine/train/step.py``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -183,13 +184,37 @@ class DeSAM(nn.Module):
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of ``tensors``. Raises ValueError that names what is missing, unknown or misshapen."""
-        own = self.state_dict()
-        problems = {
-            "missing": sorted(set(own) - set(tensors)),
-            "unknown": sorted(set(tensors) - set(own)),
-            "of another shape": [n for n, t in own.items() if n in tensors and t.shape != tensors[n].shape],
-        }
-        found = [f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names]
-        if found:
-            raise ValueError("these tensors do not fit the model; " + "; ".join(found))
+        _compare({name: tensor.shape for name, tensor in self.state_dict().items()}, tensors)
         self.load_state_dict(dict(tensors))
+
+    @classmethod
+    def check_tensors(cls, config: DeSAMConfig, tensors: Mapping[str, Tensor]) -> None:
+        """Whether ``load_tensors`` would take them, told before a model is built: what a file claims costs nothing.
+
+        Raises ValueError as ``load_tensors`` does.
+        """
+        decoders = {name.split(".")[1] for name in tensors if name.startswith("pdmm.")}
+        if len(decoders) != config.labels:
+            raise ValueError(f"{len(decoders)} mask modules for {config.labels} labels")
+        with torch.device("meta"):
+            one = cls(replace(config, labels=1))
+        shapes = {name: tensor.shape for name, tensor in one.state_dict().items()}
+        for name, shape in list(shapes.items()):
+            # what every label has of its own
+            for own in ("pdmm.", "prim.0.iou_heads." if config.shared_prim else "prim."):
+                if name.startswith(own):
+                    rest = name.removeprefix(f"{own}0")
+                    shapes.update({f"{own}{label}{rest}": shape for label in range(config.labels)})
+        _compare(shapes, tensors)
+
+
+def _compare(shapes: Mapping[str, torch.Size], tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError that names what is missing, unknown or misshapen among the tensors."""
+    problems = {
+        "missing": sorted(set(shapes) - set(tensors)),
+        "unknown": sorted(set(tensors) - set(shapes)),
+        "of another shape": [n for n, shape in shapes.items() if n in tensors and shape != tensors[n].shape],
+    }
+    found = [f"{kind}: {', '.join(names[:3])}{' ...' * (len(names) > 3)}" for kind, names in problems.items() if names]
+    if found:
+        raise ValueError("these tensors do not fit the model; " + "; ".join(found))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor
 
 from .config import DeSAMConfig
@@ -109,8 +110,10 @@ def _sam_names() -> list[str]:
     from .prim import Prim
     from .prompt_encoder import PromptEncoder
 
-    names = [_PROMPT + name for name in PromptEncoder(1024).state_dict()]
-    for name in Prim(1).state_dict():
+    with torch.device("meta"):  # names alone: nothing is allocated, no random number drawn
+        encoder, prim = PromptEncoder(1024), Prim(1)
+    names = [_PROMPT + name for name in encoder.state_dict()]
+    for name in prim.state_dict():
         names.append(_DECODER + name.replace("iou_heads.0.", "iou_prediction_head."))
     return names
 

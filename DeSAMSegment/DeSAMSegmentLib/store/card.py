@@ -14,9 +14,10 @@ from importlib import metadata
 from typing import Any
 
 from .. import __version__
-from ..errors import BadModelFile
+from ..errors import BadModelFile, printable
+from ..files import parse_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: a digest over the whole file; PRIM may be named instead of carried
 PACKAGES = ("torch", "monai", "numpy", "SimpleITK")  # that a result depends on
 
 
@@ -42,6 +43,7 @@ class ModelCard:
     Attributes:
       labels: what the model finds, in the order of its decoders.
       backbone, backbone_sha256: the frozen encoder it needs, by id and by content.
+      prim_sha256: of the tensors of PRIM that the file leaves to the weights of the backbone; empty if it carries all.
       architecture: ``DeSAMConfig.to_dict()``.
       slices: ``SliceSpec.to_dict()`` it was trained with.
       inference: recommended mode, points, iou_threshold, largest_component.
@@ -54,6 +56,7 @@ class ModelCard:
     labels: tuple[LabelInfo, ...]
     backbone: str
     backbone_sha256: str = ""
+    prim_sha256: str = ""
     title: str = ""
     description: str = ""
     architecture: dict[str, Any] = field(default_factory=dict)
@@ -77,7 +80,7 @@ class ModelCard:
           BadModelFile: no JSON object, a format that is too new, or without name, labels or backbone.
         """
         try:
-            raw = json.loads(text)
+            raw = _clean(parse_json(text))
             version = int(raw.get("format_version", 0))
             if version > FORMAT_VERSION:
                 raise BadModelFile(
@@ -88,7 +91,7 @@ class ModelCard:
             values = {key: value for key, value in raw.items() if key in known}
             values["labels"] = tuple(_label(item) for item in raw["labels"])
             card = cls(**values)
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             raise BadModelFile("The model's card cannot be read.", "Get the model file again.") from None
         card.check()
         return card
@@ -97,13 +100,18 @@ class ModelCard:
         """Raises BadModelFile when the card contradicts itself."""
         values = [label.value for label in self.labels]
         tables = (self.architecture, self.slices, self.inference, self.training, self.software)
-        texts = (self.name, self.backbone, self.backbone_sha256, self.title, self.description, self.licence)
+        texts = (self.name, self.backbone, self.backbone_sha256, self.prim_sha256, self.title, self.description,
+                 self.licence, self.created)  # fmt: skip
         good = (
             bool(values)
             and len(set(values)) == len(values)
             and all(1 <= value <= 65535 for value in values)
+            and all(label.name.strip() for label in self.labels)
             and all(isinstance(table, dict) for table in tables)
             and all(isinstance(text, str) for text in texts)
+            and isinstance(self.inference.get("mode", ""), str)
+            and not any(isinstance(value, dict | list) for value in self.inference.values())
+            and isinstance(self.training.get("cases", []), list)
             and self.name.strip()
             and self.backbone
         )
@@ -114,6 +122,15 @@ class ModelCard:
 def _label(raw: dict[str, Any]) -> LabelInfo:
     red, green, blue = (min(255, max(0, int(channel))) for channel in raw.get("color", (128, 174, 128)))
     return LabelInfo(int(raw["value"]), str(raw["name"]), (red, green, blue), str(raw.get("terminology", "")))
+
+
+def _clean(value: Any) -> Any:
+    """The same JSON with texts that can be shown anywhere."""
+    if isinstance(value, dict):
+        return {printable(key): _clean(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_clean(each) for each in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def json_ready(value: Any) -> Any:

@@ -11,7 +11,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import BadInput, BadModelFile
+from ..errors import BadInput, BadModelFile, DeSAMError
 from ..files import atomic_path, home
 from .card import ModelCard
 from .model_file import read_card
@@ -58,7 +58,7 @@ class Library:
         self.shipped = Path(shipped) if shipped is not None else shipped_folder()
 
     def list(self) -> list[Entry]:
-        """Every model file, shipped ones first, by name; damaged ones too, with their problem.
+        """Every model file, shipped ones first, by name; damaged ones too, with their problem. Never raises.
 
         A shipped model gives way to one of the user's own with its name.
         """
@@ -172,15 +172,22 @@ class Library:
 
 
 def _entries(folder: Path, shipped: bool) -> list[Entry]:
-    entries = []
-    for path in sorted(folder.glob(f"*{SUFFIX}"), key=lambda p: p.name.lower()):
-        if path.name.startswith("."):
-            continue  # being written
-        try:
-            entries.append(Entry(path, read_card(path), shipped=shipped))
-        except BadModelFile as problem:
-            entries.append(Entry(path, None, str(problem), shipped))
-    return entries
+    try:
+        names = [path.name for path in folder.iterdir() if path.suffix == SUFFIX]
+    except OSError:  # no such folder yet, or one that cannot be read
+        names = []
+    # hidden ones are being written, or a Mac's notes on a file
+    visible = sorted((name for name in names if not name.startswith(".")), key=str.lower)
+    return [_entry(folder / name, shipped) for name in visible]
+
+
+def _entry(path: Path, shipped: bool) -> Entry:
+    try:
+        return Entry(path, read_card(path), shipped=shipped)
+    except DeSAMError as problem:
+        return Entry(path, None, str(problem), shipped)
+    except Exception as problem:  # a folder with one bad file must not keep a panel from opening
+        return Entry(path, None, f"{path.name} cannot be read ({type(problem).__name__}).", shipped)
 
 
 def _copy(source: Path, target: Path) -> None:

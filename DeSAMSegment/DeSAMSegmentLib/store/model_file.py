@@ -1,26 +1,32 @@
 """A model is one file, NAME.desam: safetensors with the card in the header. Nothing is ever unpickled from it.
 
+Since format 2 the header also holds the SHA-256 of the whole file, its own 64 digits counted as zeros: a file with any
+byte changed is refused. Files of format 1 have no digest and are read as before.
+
 Published checkpoints are pickles; ``read_checkpoint`` lets torch read tensors out of them and nothing else.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import struct
 import warnings
 import zipfile
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import BadModelFile
-from ..files import atomic_path
-from .card import ModelCard
+from ..files import atomic_path, parse_json
+from .card import FORMAT_VERSION, ModelCard
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 KEY = "desam"  # the header field that holds the card
-HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors format
+DIGEST = "sha256"  # the one that holds the digest
+ZEROS = "0" * 64
+HEADER_LIMIT = 10_000_000  # bytes; a card of 10,000 cases has 2
 GET_AGAIN = "Copy or download it again."
 
 
@@ -35,53 +41,75 @@ def write_model(path: str | Path, tensors: dict[str, Tensor], card: ModelCard) -
     """
     from safetensors.torch import save
 
+    card = replace(card, format_version=FORMAT_VERSION)
     card.check()
     plain = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
-    data = save(plain, metadata={"format": "pt", KEY: card.to_json()})
+    data = save(plain, metadata={"format": "pt", KEY: card.to_json(), DIGEST: ZEROS})
+    digest = hashlib.sha256(data).hexdigest()
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(data.replace(_field(ZEROS), _field(digest), 1))
+
+
+def _field(digest: str) -> bytes:
+    """The digest as it stands in the header; in the card, a JSON text inside, its quotes would be escaped."""
+    return f'"{DIGEST}":"{digest}"'.encode()
 
 
 def read_model(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
     """All tensors, on the CPU, and the card.
 
     Raises:
-      BadModelFile: missing, cut, a pickle, or safetensors of something else.
+      BadModelFile: missing, cut, damaged, a pickle, safetensors of something else, or with values that are no numbers.
     """
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     path = Path(path)
     card = read_card(path)
     try:
-        return load(path.read_bytes()), card
-    except (SafetensorError, OSError, ValueError, KeyError) as problem:
+        tensors = load(path.read_bytes())
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as problem:
         raise BadModelFile(f"The model {path.name} cannot be read ({problem}).", GET_AGAIN) from None
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise BadModelFile(
+                f"The model {path.name} holds values that are no numbers (in {name}).",
+                "Its training failed or the file is damaged: use another model.",
+            )
+    return tensors, card
 
 
 def read_card(path: str | Path) -> ModelCard:
-    """The card alone; also checks that the file is as long as its header says. No torch.
+    """The card alone; also checks the digest, and that the file is as long as its header says. No torch.
 
     Raises:
       BadModelFile: as ``read_model``.
     """
     path = Path(path)
-    header = _header(path)
-    text = header.get("__metadata__", {}).get(KEY)
+    metadata = _metadata(path)
+    text = metadata.get(KEY)
     if not isinstance(text, str):
         raise BadModelFile(
             f"{path.name} holds tensors, but not a DeSAM model.",
             "Choose a .desam file made by training, or import a published checkpoint.",
         )
     try:
-        return ModelCard.from_json(text)
+        card = ModelCard.from_json(text)
     except BadModelFile as problem:
         raise BadModelFile(f"{path.name}: {problem.what}", problem.do) from None
+    if card.format_version > 1 and DIGEST not in metadata:
+        raise BadModelFile(f"The model {path.name} is damaged: its digest is missing.", GET_AGAIN)
+    return card
 
 
-def _header(path: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file that is complete (8 bytes of length, header, data)."""
+def _metadata(path: Path) -> dict[str, Any]:
+    """What the JSON header of a safetensors file (8 bytes of length, header, data) says beside its tensors, if the file
+    is complete and as its digest says.
+    """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise BadModelFile(f"{path.name} is not a file.", "Choose a .desam file.")  # a pipe: opening it would wait
         with path.open("rb") as file:
             start = file.read(8)
             if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
@@ -93,13 +121,16 @@ def _header(path: Path) -> dict[str, Any]:
             if not 2 <= length <= HEADER_LIMIT:
                 raise BadModelFile(f"{path.name} is not a model file.", "Choose a .desam file.")
             text = file.read(length)
-            size = path.stat().st_size
-        if len(text) < length:
-            raise BadModelFile(f"The model {path.name} is cut short.", GET_AGAIN)
-        header = json.loads(text)
-        ends = [item["data_offsets"][1] for name, item in header.items() if name != "__metadata__"]
-        if not isinstance(header.get("__metadata__", {}), dict):
-            raise ValueError("metadata")
+            if len(text) < length:
+                raise BadModelFile(f"The model {path.name} is cut short.", GET_AGAIN)
+            header = parse_json(text)
+            metadata = header.pop("__metadata__", {})
+            digest = str(metadata.get(DIGEST, ""))
+            size = 8 + length + max((int(item["data_offsets"][1]) for item in header.values()), default=0)
+            if path.stat().st_size < size:
+                raise BadModelFile(f"The model {path.name} is cut short.", GET_AGAIN)
+            if digest and digest != _digest(start + text.replace(_field(digest), _field(ZEROS), 1), file):
+                raise BadModelFile(f"The model {path.name} is damaged: its SHA-256 is wrong.", GET_AGAIN)
     except IsADirectoryError:
         raise BadModelFile(f"{path} is a folder, not a model file.", "Choose a .desam file in it.") from None
     except FileNotFoundError:
@@ -108,15 +139,23 @@ def _header(path: Path) -> dict[str, Any]:
         raise BadModelFile(f"{path} cannot be opened ({problem.strerror}).", "Check its permissions.") from None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         raise BadModelFile(f"{path.name} is not a model file.", "Choose a .desam file.") from None
-    if size < 8 + length + max(ends, default=0):
-        raise BadModelFile(f"The model {path.name} is cut short.", GET_AGAIN)
-    return header
+    return metadata
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+def _digest(head: bytes, file: IO[bytes]) -> str:
+    digest = hashlib.sha256(head)
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def read_checkpoint(path: str | Path, check: bool = False) -> dict[str, Tensor]:
     """The tensors of a published .pth (or safetensors) checkpoint, unwrapped from "model" or "state_dict".
 
     Memory-mapped where the file allows it, so that 2.5 GB are read as they are used.
+
+    Arguments:
+      check: read all of it for its checksums; not needed where the SHA-256 of the file is known.
 
     Raises:
       BadModelFile: missing, damaged, or holding anything but tensors.
@@ -129,6 +168,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise BadModelFile(f"There is no checkpoint {path}.", "Check the spelling and the folder.")
     try:
+        if check:
+            check_zip(path)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -149,6 +190,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         reason = str(problem).splitlines()[0][:120] if str(problem) else type(problem).__name__
         raise BadModelFile(f"The checkpoint {path.name} cannot be read ({reason}).", GET_AGAIN) from None
     return _unwrapped(loaded, path)
+
+
+def check_zip(path: Path) -> None:
+    """Compares every part of a file of torch's with its checksum, which torch's own reader does not.
+
+    Files of torch before 1.6 have none. Raises ValueError.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except Exception as problem:  # zipfile and zlib raise whatever they met
+        raise ValueError(str(problem)) from None
+    if bad is not None:
+        raise ValueError(f"the checksum of {bad} is wrong")
 
 
 def _unwrapped(loaded: Any, path: Path) -> dict[str, Tensor]:

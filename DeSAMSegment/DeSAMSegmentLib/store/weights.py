@@ -230,7 +230,7 @@ def add(path: str | Path, id: str | None = None) -> Path:
     if not info.sha256:
         from .model_file import read_checkpoint
 
-        read_checkpoint(path)  # nothing to compare with, but at least it must hold tensors
+        read_checkpoint(path, check=True)  # nothing to compare with, but at least it must hold tensors
     target = folder() / info.file
     if not (target.exists() and target.samefile(path)):
         with atomic_path(target) as temporary:

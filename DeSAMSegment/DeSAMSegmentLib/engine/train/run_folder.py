@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BadInput
-from ...files import atomic_path, write_text
+from ...files import atomic_path, parse_json, write_text
 from ...store.card import ModelCard
+from ...store.model_file import check_zip
 from ..events import EpochDone
 from ..options import TrainOptions
 
@@ -81,34 +82,44 @@ class RunFolder:
         """The last model and what an exact resume needs."""
         import torch
 
-        learner.model.save(self.last, card)
+        learner.model.save(self.last, card, half=True)
         saved = {
             "state": vars(state),
             "tensors": [parameter.detach().cpu() for parameter in learner.parameters],
             "optimizer": learner.optimizer.state_dict(),
             "scaler": learner.scaler.state_dict(),
         }
+        content = io.BytesIO()  # torch's own writing hides the reason of a failure, such as a full disk
+        torch.save(saved, content)
         with atomic_path(self.state) as temporary:
-            torch.save(saved, temporary)
+            temporary.write_bytes(content.getbuffer())
 
     def restore(self, learner: Learner) -> TrainingState:
         """Puts model and optimizer back to the end of the last finished epoch.
 
         Raises:
-          BadInput: when the state file is damaged. It is read with ``weights_only``: nothing is unpickled.
+          BadInput: when the state file is damaged. Its checksums are compared, and it is read with ``weights_only``:
+            nothing is unpickled.
         """
         import torch
 
         try:
+            check_zip(self.state)
             saved = torch.load(self.state, map_location="cpu", weights_only=True)
             with torch.no_grad():
                 for parameter, tensor in zip(learner.parameters, saved["tensors"], strict=True):
+                    if parameter.shape != tensor.shape:  # copying would stretch it
+                        raise ValueError("a tensor of another shape")
                     parameter.copy_(tensor)
             learner.optimizer.load_state_dict(saved["optimizer"])
             learner.scaler.load_state_dict(saved["scaler"])
-            return TrainingState(**saved["state"])
-        except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
-            raise _damaged(self.state, type(error).__name__) from error
+            state = TrainingState(**saved["state"])
+            for name, fresh in vars(TrainingState()).items():
+                if not isinstance(getattr(state, name), list if isinstance(fresh, list) else int | float):
+                    raise ValueError(name)
+            return state
+        except Exception as error:  # torch raises whatever its unpickler met, with advice that nobody should follow
+            raise _damaged(self.state, type(error).__name__) from None
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         text = io.StringIO()
@@ -144,7 +155,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise _no_run(folder) from error
     except (OSError, ValueError) as error:

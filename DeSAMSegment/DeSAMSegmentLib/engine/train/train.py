@@ -292,7 +292,7 @@ class _Training:
         """Models, state, numbers and curves of a finished epoch, in an order that a kill cannot spoil."""
         card = self._card(learner.model, score, state)
         if better:
-            learner.model.save(self.folder.best, card)
+            learner.model.save(self.folder.best, card, half=True)
             yield Saved(self.folder.best, "model")
         self.folder.save(learner, card, state)
         self.folder.write_metrics(state.history)
