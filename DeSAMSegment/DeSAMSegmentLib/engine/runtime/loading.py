@@ -148,7 +148,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _halved(name: str, tensor: Tensor) -> Tensor:
-    """A trained tensor in half precision where that rounds and does no more: PRIM, which chooses prompts, stays exact."""
+    """A trained tensor in half precision where that only rounds; PRIM, which chooses prompts, stays exact."""
     if tensor.dtype != torch.float32 or not (name.startswith("pdmm.") or ".iou_heads." in name):
         return tensor
     half = tensor.half()
