@@ -325,7 +325,7 @@ def test_a_listing_tells_what_is_there_and_what_is_wrong_with_it(tmp_path):
     series(tmp_path / "a", SeriesDescription="b\\c \x1b[31m", SeriesNumber=12)
     series(tmp_path / "b", places=[0, 0, 3], SeriesInstanceUID="1.2.3.2", SeriesNumber=2)
     first, second = find_series(tmp_path)
-    assert (second.uid, second.number, second.description) == ("1.2.3.1", "12", "b\\c  [31m")
+    assert (second.uid, second.number, second.description) == ("1.2.3.1", "12", "b\\c [31m")
     assert (second.modality, second.slices, second.rows, second.columns) == ("MR", 4, ROWS, COLUMNS)
     assert (second.spacing, second.problem) == ("0.9 x 0.8 x 3", "")
     assert [path.name for path in second.files] == ["I0.dcm", "I1.dcm", "I2.dcm", "I3.dcm"]

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import BadVolume
-from .dicom_headers import CONVERT, Plane, find_planes, printable
+from ..errors import BadVolume, printable
+from .dicom_headers import CONVERT, Plane, find_planes
 from .dicom_stack import OWN_FOLDER, Stack, Unfit, resampled, stack
 from .itk import quiet
 from .volume import COPY_AGAIN, Refusal

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pydicom
 
+from ..errors import printable
+
 SUFFIXES = (".dcm", ".ima")  # a file of such a name that is no DICOM is damaged; others are none of our business
 NO_PREAMBLE = (b"\x08\x00", b"\x02\x00")  # how files begin that lack the 128 bytes and "DICM"
 SLICE_VECTOR = 0x00540080  # FrameIncrementPointer of frames that are slices
@@ -194,8 +196,3 @@ def _text(header: Any, key: str) -> str:
     value = header.get(key)
     parts = [] if value is None else [value] if isinstance(value, str) or not hasattr(value, "__iter__") else value
     return printable("\\".join(map(str, parts)))
-
-
-def printable(text: str) -> str:
-    """Without what would move a terminal's cursor or cannot be encoded."""
-    return "".join(c if c.isprintable() else " " for c in text).strip()

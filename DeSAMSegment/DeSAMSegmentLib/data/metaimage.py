@@ -81,18 +81,18 @@ def _check_whole(path: Path, fields: dict[str, str], stop: int, error: Refusal) 
         opened.seek(start)
         try:
             there = unpacked_bytes(opened, zlib.decompressobj(zlib.MAX_WBITS | 32))  # zlib or gzip, as it says itself
-        except DamagedStream:
+        except (DamagedStream, EOFError):
             raise error(f"{path.name} is cut short or damaged inside.", COPY_AGAIN) from None
     if there != expected:
         raise error(f"{path.name} does not hold the voxels that its header announces.", COPY_AGAIN)
 
 
 class DamagedStream(Exception):
-    """A compressed stream that does not come to its end, or whose checksum is wrong."""
+    """A compressed stream that makes no sense, or whose checksum is wrong."""
 
 
 def unpacked_bytes(file: IO[bytes], stream: Any) -> int:
-    """What is left of a file, in bytes unpacked by a zlib or bz2 decompressor. Raises DamagedStream."""
+    """What is left of a file, in bytes unpacked by a zlib or bz2 decompressor. Raises DamagedStream, EOFError."""
     there = 0
     try:
         while not stream.eof and (block := file.read(1 << 20)):
@@ -100,7 +100,7 @@ def unpacked_bytes(file: IO[bytes], stream: Any) -> int:
     except (zlib.error, OSError, ValueError):
         raise DamagedStream from None
     if not stream.eof:
-        raise DamagedStream
+        raise EOFError
     return there
 
 

@@ -39,7 +39,9 @@ def read_nrrd(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray, dict[
             array = nrrd.read_data(header, file, str(path), index_order="C")
     except FileNotFoundError as problem:
         raise error(f"{path.name} has its voxels in {problem.filename}, which is missing.", "Copy both.") from None
-    except (zlib.error, EOFError, OSError, DamagedStream) as problem:
+    except EOFError:
+        raise error(f"{path.name} is cut short.", COPY_AGAIN) from None
+    except (zlib.error, OSError, DamagedStream) as problem:
         if isinstance(problem, OSError) and problem.errno:
             raise  # the file system's; bzip2 has none
         raise error(f"{path.name} is damaged inside.", COPY_AGAIN) from None
