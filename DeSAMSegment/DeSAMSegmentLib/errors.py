@@ -44,6 +44,13 @@ def printable(text: str) -> str:
     return "".join(c for c in words if c in JOINERS or unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
 
 
+def reason(error: Exception, remedies: Mapping[str, str] | None = None) -> str:
+    """Why one case of many failed: a DeSAMError in a face's words, anything else with its class."""
+    if isinstance(error, DeSAMError):
+        return error.in_words(remedies or {})
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no more is known'}"
+
+
 class BadInput(DeSAMError):
     """The user's file, folder or option cannot be used (exit code 2 of the command line)."""
 

@@ -44,6 +44,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_name(path: Path) -> None:
+    """Refuses a name that is not UTF-8: image libraries end the whole process over it. Raises BadInput."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = str(path).encode(errors="backslashreplace").decode()
+        raise BadInput(f"The name {shown} is not valid UTF-8.", "Rename the file or folder.") from None
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes a UTF-8 text file in one piece."""
     with atomic_path(path) as temporary:

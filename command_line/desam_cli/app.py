@@ -61,6 +61,8 @@ def _version(
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and turns its ending into an exit code; a user's mistake is one line on stderr."""
     tune_allocator()
+    if hasattr(sys.stdout, "reconfigure"):  # a name that the code page lacks is shown with escapes
+        sys.stdout.reconfigure(errors="backslashreplace")
     warnings.filterwarnings("ignore")  # those of torch and MONAI speak to programmers
     try:
         given = None if arguments is None else list(arguments)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,8 +12,8 @@ import typer
 from DeSAMSegmentLib.data.feature_cache import FeatureCache
 from DeSAMSegmentLib.engine.events import CaseDone, CaseFailed, Finished, Log, Saved, SliceDone, Started
 from DeSAMSegmentLib.engine.options import SegmentOptions
-from DeSAMSegmentLib.errors import BadInput, DeSAMError, DiskFull
-from DeSAMSegmentLib.files import write_text
+from DeSAMSegmentLib.errors import BadInput, DiskFull, reason
+from DeSAMSegmentLib.files import check_name, write_text
 
 from . import options as shared
 from .remedies import REMEDIES
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 OTHER_TYPES = (".dcm", ".png", ".jpg", ".tif", ".tiff", ".stl", ".gz", ".mhd", ".nhdr", ".hdr", ".img", ".vtk", ".h5")
+CHANNEL = re.compile(r"(.+)_(?!0000)\d{4}", re.DOTALL)  # a stem of any channel of nnU-Net's but the first
 WRITTEN = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha")
 
 
@@ -38,6 +41,7 @@ class Work:
     options: SegmentOptions
     show: Show
     confidence: bool
+    series: str = ""
 
 
 @shared.takes(SegmentOptions)
@@ -54,6 +58,9 @@ def command(
             help="Also write VOLUME.confidence.csv, named after the input: how sure the model is of each slice.",
         ),
     ] = False,
+    series: Annotated[
+        str, typer.Option(help="Which DICOM series: its number, description or UID; `desam info FOLDER` lists them.")
+    ] = "",
     device: shared.Device = "auto",
     no_cache: shared.NoCache = False,
     json: shared.Json = False,
@@ -68,7 +75,7 @@ def command(
     network = session.model(model)
     session.begin_with(network.card)
     with shown(json) as show:
-        return _all(Work(network, session, options, show, confidence), targets)
+        return _all(Work(network, session, options, show, confidence, series), targets)
 
 
 def _all(work: Work, targets: list[Target]) -> int:
@@ -82,9 +89,11 @@ def _all(work: Work, targets: list[Target]) -> int:
             summary = _one(work, target)
         except DiskFull:
             raise  # the others would meet the same disk
-        except DeSAMError as error:
+        except Exception as error:  # whatever a library raises: it costs this volume and no other
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                raise
             failed += 1
-            work.show(CaseFailed(target.name, error.in_words(REMEDIES), done, len(targets)))
+            work.show(CaseFailed(target.name, reason(error, REMEDIES), done, len(targets)))
         else:
             work.show(CaseDone(target.name, "", summary, done, len(targets)))
     work.show(Log(f"{len(targets) - failed} of {len(targets)} volumes segmented, {failed} failed."))
@@ -96,7 +105,7 @@ def _one(work: Work, target: Target) -> dict[str, Any]:
     from DeSAMSegmentLib.data.reading import read_volume
     from DeSAMSegmentLib.engine.segment.segment import Segmentation
 
-    volume = read_volume(target.source)
+    volume = read_volume(target.source, work.series)
     if volume.note:
         work.show(Log(volume.note))
     run = Segmentation(volume, work.network, work.options, work.session)
@@ -159,6 +168,7 @@ def plan(source: Path, output: Path, format: str) -> list[Target]:
         raise BadInput(f"Cannot write files of type {format}.", f"Choose one of {', '.join(WRITTEN)}.")
     if not source.exists():
         raise BadInput(f"There is no file or folder {source}.", "Check the path of the volume.")
+    check_name(output)
     volumes = _volumes(source)
     if output.name.lower().endswith(WRITTEN) and not output.is_dir():
         if len(volumes) > 1:
@@ -168,7 +178,10 @@ def plan(source: Path, output: Path, format: str) -> list[Target]:
         types = ", ".join(WRITTEN)
         raise BadInput(f"{output} is not a type of file that can be written.", f"Choose one of {types}, or a folder.")
     else:
-        targets = [Target(case_name(each), each, output / f"{case_name(each)}{suffix}") for each in volumes]
+        stems = {_stem(each) for each in volumes}
+        # beside x.nii.gz, x_0000.nii.gz keeps its number
+        names = [stem if (name := case_name(each)) in stems else name for each in volumes for stem in [_stem(each)]]
+        targets = [Target(name, each, output / f"{name}{suffix}") for name, each in zip(names, volumes, strict=True)]
     _check(targets)
     return targets
 
@@ -197,8 +210,9 @@ def _volumes(source: Path) -> list[Path]:
     files = [entry for entry in entries if entry.is_file() and entry.name.lower().endswith(VOLUMES)]
     files = [entry for entry in files if not entry.name.lower().endswith(".seg.nrrd")]  # results of an earlier call
     if files:
-        # nnU-Net: the first channel of each case, as the data sets are read
-        return [entry for entry in files if case_name(entry) != _stem(entry)] or files
+        # nnU-Net: of a case that has a first channel, the others are no volumes of their own
+        first = {case_name(entry) for entry in files if _stem(entry).endswith("_0000")}
+        return [entry for entry in files if not (found := CHANNEL.fullmatch(_stem(entry))) or found[1] not in first]
     if any(entry.is_file() for entry in entries):
         return [source]
     folders = [entry for entry in entries if entry.is_dir() and any(entry.iterdir())]

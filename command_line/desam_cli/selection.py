@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from DeSAMSegmentLib.data.labels import closest, find_label
 from DeSAMSegmentLib.errors import BadDataset, BadInput, BadLabels
 
 if TYPE_CHECKING:
@@ -58,17 +59,23 @@ def pattern(option: str, text: str) -> re.Pattern[str]:
 
 def choose_labels(text: str | None, labels: Mapping[int, str]) -> dict[int, str]:
     """The labels (value -> name) of ``"3,myocardium"``, in this order; all of them when nothing was asked for.
+    A name may differ in case, blanks and hyphens.
 
     Raises:
       BadLabels: for a name or value the data set does not have.
     """
-    values = {name: value for value, name in labels.items()} | {str(value): value for value in labels}
-    chosen = parts(text or "") or [str(value) for value in labels]
-    for part in chosen:
-        if part not in values:
+    values = {name: value for value, name in labels.items()}
+    numbers = {str(value): value for value in labels}
+    chosen = {}
+    for part in parts(text or "") or numbers:
+        name = find_label(part, values)
+        value = numbers.get(part) if name is None else values[name]
+        if value is None:
             known = ", ".join(f"{value} ({name})" for value, name in sorted(labels.items()))
-            raise BadLabels(f"The data set has no label {part}.", f"It has {known}.")
-    return {values[part]: labels[values[part]] for part in chosen}
+            question = closest([part], list(values))
+            raise BadLabels(f"The data set has no label {part}.{question}", f"It has {known}.")
+        chosen[value] = labels[value]
+    return chosen
 
 
 def parts(text: str) -> list[str]:

@@ -14,6 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import BadLabels, BadVolume
+from ..files import check_name
 from .itk import affine_of, read_image
 from .labels import LabelMap, Overlay
 from .metaimage import read_metaimage
@@ -90,6 +91,7 @@ def as_labels(array: np.ndarray, title: str) -> np.ndarray:
 
 def _read(path: Path, error: Refusal, series: str = "") -> tuple[np.ndarray, np.ndarray, str, dict[str, str]]:
     """Voxels, IJK to RAS, a note for the log, and the text fields of the header where the format has some."""
+    check_name(path)
     name = path.name.lower()
     try:
         if not path.exists():

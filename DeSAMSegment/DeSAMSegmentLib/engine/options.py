@@ -112,6 +112,8 @@ class Options:
             value = getattr(self, each.name)
             if each.kind is tuple and isinstance(value, list):
                 object.__setattr__(self, each.name, tuple(value))
+            if value == "lowest" and each.choices is AXES:  # its name in earlier versions
+                object.__setattr__(self, each.name, "acquired")
 
     def is_valid(self) -> tuple[bool, str]:
         """Whether the options make sense, and if not, the first reason."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from ...data.reading import read_labels
 from ...data.slices import Slices, SliceSpec
 from ...data.volume import Volume
 from ...data.writing import write_labelmap
-from ...errors import BadDataset, BadInput, BadLabels, DeSAMError, DiskFull
+from ...errors import BadDataset, BadInput, BadLabels, DiskFull, reason
 from ..events import CaseDone, CaseFailed, Event, Finished, Log, Progress, Saved, SliceDone, Started
 from ..options import SegmentOptions, resolve
 from .metrics import score_label, slices_with
@@ -102,9 +103,11 @@ def evaluate(
             yield from _written(case, scored, known, folder, keep=model is not None)
         except DiskFull:
             raise  # the report would meet the same disk
-        except DeSAMError as error:
-            result.failed[case.name] = str(error)
-            yield CaseFailed(case.name, str(error), done, len(cases))
+        except Exception as error:  # whatever a library raises: it costs this case and no other
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            result.failed[case.name] = reason(error)
+            yield CaseFailed(case.name, reason(error), done, len(cases))
             continue
         result.scores.extend(scored.scores)
         yield CaseDone(case.name, case.domain, by_label(scored.scores), done, len(cases))
