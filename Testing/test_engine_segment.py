@@ -284,3 +284,16 @@ def test_a_gap_is_filled_only_where_it_is_short_and_fits_its_neighbours() -> Non
     assert (filled[1] == 2).sum() == 15, "another label keeps its pixel"
     assert filled[1, 2, 2] == 1
     np.testing.assert_array_equal(filled[2:], labels[2:])
+
+
+def test_slices_are_kept_where_memory_does_not_suffice_for_the_last_step(model, monkeypatch) -> None:
+    def short_of_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("DeSAMSegmentLib.engine.segment.segment.largest_component", short_of_memory)
+    volume, _ = ball_volume(shape=(2, 48, 40))
+    events, result = run(volume, model, SegmentOptions(mode="box", largest_component=True))
+    assert result.labels.any()
+    assert [event.text for event in events if isinstance(event, Log)] == [
+        "There is not enough memory to find the largest components: all are kept."
+    ]

@@ -63,3 +63,14 @@ def test_labels_that_vanish_when_slices_shrink_are_refused_before_the_work(tmp_p
 def test_a_base_that_does_not_exist_is_refused_before_the_work(tmp_path, cache) -> None:
     options = quick(base="nobody")
     refused_before_the_work(ball_cases(1), {1: "ball"}, tmp_path / "run", cache, options, BadInput, "nobody")
+
+
+def test_a_second_training_in_the_same_folder_is_refused_while_the_first_runs(tmp_path, cache) -> None:
+    folder, labels = tmp_path / "run", {1: "ball"}
+    first = train(ball_cases(2), labels, folder, quick(), Session(cache=cache, encoder=stand_in_encoder()))
+    next(first)
+    refused_before_the_work(
+        ball_cases(1), labels, folder, cache, quick(), BadInput, "Another training is running in .*run"
+    )
+    first.close()  # type: ignore[attr-defined]
+    assert list(train(ball_cases(2), labels, folder, quick(), Session(cache=cache, encoder=stand_in_encoder())))

@@ -22,6 +22,7 @@ from DeSAMSegmentLib.engine.events import CaseDone, CaseFailed, Event, Finished,
 from DeSAMSegmentLib.engine.figures import choose_slices, draw_case
 from DeSAMSegmentLib.engine.runtime.session import Session
 from DeSAMSegmentLib.errors import BadDataset, BadInput, BadLabels, DiskFull
+from markdown_it import MarkdownIt
 
 
 @pytest.fixture
@@ -202,6 +203,20 @@ def test_a_page_without_any_scored_case_can_be_written(tmp_path: Path) -> None:
     text = write_markdown(tmp_path, "Evaluation", blocks).read_text(encoding="utf-8")
     assert "| a | It is broken. |" in text
     assert number(None) == "-"
+
+
+def test_names_cannot_write_the_page_and_what_was_remarked_stands_on_it(tmp_path: Path) -> None:
+    """Names come from other people's files: HTML and Markdown in them are shown, not obeyed."""
+    hostile = "<script>x</script> [a](http://b) **c**"
+    result = EvaluationResult(tmp_path, failed={hostile: hostile})
+    result.scores.append(Score(hostile, hostile, hostile, "all", Metrics(dice=1.0)))
+    result.summary.update(summarise(result.scores))
+    text = "\n\n".join(page(result, {"source": hostile, "device": "CPU", "remarks": ["a overlaps b"]}))
+    assert "<" not in text
+    assert "- a overlaps b" in text
+    shown = MarkdownIt().enable("table").render(text)
+    assert "<a " not in shown
+    assert shown.count("&lt;script&gt;x&lt;/script&gt; [a](http://b) **c**") >= 5
 
 
 # ---- figures ----

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import host
@@ -11,8 +13,9 @@ import pytest
 slicer = host.start()
 
 import vtk  # noqa: E402
-from DeSAMSegmentLib.errors import BadInput, BadVolume  # noqa: E402
+from DeSAMSegmentLib.errors import BadInput, BadVolume, DiskFull  # noqa: E402
 from DeSAMSegmentLib.panel.scene import geometry, results, segments  # noqa: E402
+from DeSAMSegmentLib.panel.scene.export import exportVolume  # noqa: E402
 from DeSAMSegmentLib.store.card import LabelInfo  # noqa: E402
 from DeSAMSegmentLib.store.terminology import default_label  # noqa: E402
 from host import phantom  # noqa: E402
@@ -325,3 +328,19 @@ def test_a_segment_on_another_grid_is_read_at_the_nearest_voxel() -> None:
     expected = slicer.util.arrayFromSegmentBinaryLabelmap(node, identifier, fine)
     assert np.mean(segments.segmentMask(node, identifier, fine) != expected) < 0.01
     assert segments.segmentMask(node, identifier, fine).sum() == pytest.approx(8 * mask.sum(), rel=0.05)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a limit on the size of files is POSIX")
+def test_a_full_temporary_folder_is_an_error_and_not_the_end_of_slicer(tmp_path: Path) -> None:
+    """Through a memory map the process died of SIGBUS, and Slicer with it."""
+    import resource
+
+    volume = makeVolume(shape=(40, 64, 64))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(DiskFull, match=r"could not be copied to .*Free some space"):
+            results.complete(exportVolume(volume, tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ...files import write_text
 from .scores import Score, write_scores
@@ -56,15 +58,19 @@ def page(result: EvaluationResult, setup: Mapping[str, Any]) -> list[str]:
     """Means first, then every case, then the figures, as blocks of Markdown."""
     scores, summary, failed = result.scores, result.summary, result.failed
     cases = list(dict.fromkeys(score.case for score in scores))
-    blocks = [f"{len(cases)} cases scored, {len(failed)} failed. Source: {setup['source']}; {setup['device']}."]
+    counts = f"{len(cases)} cases scored, {len(failed)} failed."
+    blocks = [f"{counts} Source: {plainly(setup['source'])}; {setup['device']}."]
+    if remarks := setup.get("remarks"):
+        blocks.append("\n".join(f"- {plainly(remark)}" for remark in remarks))
     for protocol in ("labelled", "all"):
         blocks += [f"## {TITLES[protocol]}", _means(summary, protocol)]
     blocks += [f"## {TITLES['reference']}", _reference_means(summary), "## Cases", _cases(scores)]
     if failed:
-        blocks += ["## Failed", markdown_table(("case", "reason"), list(failed.items()))]
+        rows = [(plainly(case), plainly(reason)) for case, reason in failed.items()]
+        blocks += ["## Failed", markdown_table(("case", "reason"), rows)]
     blocks += ["## How to read this", CONVENTIONS]
-    figures = {case: f"pictures/{case}.png" for case in cases}
-    return blocks + [f"![{case}]({figure})" for case, figure in figures.items() if (result.folder / figure).is_file()]
+    drawn = [case for case in cases if (result.folder / "pictures" / f"{case}.png").is_file()]
+    return blocks + [f"![{plainly(case)}](pictures/{quote(case)}.png)" for case in drawn]
 
 
 def _means(summary: Mapping[str, Any], protocol: str) -> str:
@@ -74,12 +80,12 @@ def _means(summary: Mapping[str, Any], protocol: str) -> str:
         domains = list(measures["dice"]["domains"])
         for domain in domains if len(domains) > 1 else []:
             parts = [measures[each]["domains"][domain] for each in COLUMNS]
-            rows.append((label, domain or "-", str(parts[0]["cases"]), *map(spread, parts)))
+            rows.append((plainly(label), plainly(domain) or "-", str(parts[0]["cases"]), *map(spread, parts)))
         whole = [measures[each] for each in COLUMNS]
-        rows.append((label, "**all cases**", str(whole[0]["cases"]), *map(spread, whole)))
+        rows.append((plainly(label), "**all cases**", str(whole[0]["cases"]), *map(spread, whole)))
         if len(domains) > 1:
             means = [number(part["mean_of_domains"]) for part in whole]
-            rows.append((label, "mean of domains", str(len(domains)), *means))
+            rows.append((plainly(label), "mean of domains", str(len(domains)), *means))
     return markdown_table(("label", "domain", "cases", *COLUMNS.values()), rows)
 
 
@@ -87,7 +93,7 @@ def _reference_means(summary: Mapping[str, Any]) -> str:
     rows = []
     for label, protocols in summary.items():
         dice = protocols["reference"]["dice"]
-        rows.append((label, str(dice["cases"]), spread(dice), number(dice["mean_of_domains"])))
+        rows.append((plainly(label), str(dice["cases"]), spread(dice), number(dice["mean_of_domains"])))
     return markdown_table(("label", "cases", "Dice", "mean of domains"), rows)
 
 
@@ -100,7 +106,8 @@ def _cases(scores: Sequence[Score]) -> str:
             metrics = score.metrics
             values = [number(getattr(metrics, each)) for each in COLUMNS]
             both, volume = number(labelled.get((score.case, score.label))), f"{metrics.ground_truth_ml:.1f}"
-            rows.append((score.case, score.domain or "-", score.label, str(metrics.slices), *values, both, volume))
+            where = (plainly(score.case), plainly(score.domain) or "-", plainly(score.label))
+            rows.append((*where, str(metrics.slices), *values, both, volume))
     return markdown_table(header, rows)
 
 
@@ -114,6 +121,11 @@ def number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def plainly(text: str) -> str:
+    """A name or message in Markdown: what would be markup or HTML in it is shown as it is."""
+    return re.sub(r"([*`\[\]])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

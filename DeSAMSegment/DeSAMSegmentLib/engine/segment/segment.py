@@ -23,7 +23,7 @@ from ...model.registry import MASK_SIZE
 from ...model.slice_decoder import DecodeSettings, LabelPrediction
 from ...model.types import Features, Prompts
 from ...store.card import ModelCard
-from ..events import Event, Finished, PointScore, SliceDone, Started
+from ..events import Event, Finished, Log, PointScore, SliceDone, Started
 from ..options import MODES, SegmentOptions, resolve
 from ..runtime import device as devices
 from ..runtime.features import FeatureStream
@@ -121,7 +121,12 @@ class Segmentation:
             )  # fmt: skip
             last = now
         fill_gaps(np.moveaxis(self.labels, self.slices.axis, 0), self.unsure)
-        labels = largest_component(self.labels, self.values) if self.options.largest_component else self.labels
+        labels = self.labels
+        if self.options.largest_component:
+            try:
+                labels = largest_component(labels, self.values)
+            except MemoryError:  # an hour's slices are not lost over it
+                yield Log("There is not enough memory to find the largest components: all are kept.", "warning")
         result = SegmentResult(labels, self.slices.axis, confidence, agreement, self.card)
         seconds = time.perf_counter() - begun
         yield Finished("segment", seconds, result, self._summary(labels, len(indices), seconds))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +79,26 @@ class RunFolder:
                 f"The run in {self.path} was started with other {', '.join(different)}.",
                 "Resume with the same data and options, or start a new run in another folder.",
             )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps a second training out of the folder: two of them would mix without a word.
+
+        The system releases the lock of a process that dies.
+
+        Raises:
+          BadInput: when another training holds it.
+        """
+        from filelock import FileLock, Timeout  # a panel asks for stored runs before its packages are installed
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise BadInput(
+                f"Another training is running in {self.path}.", "Wait for its end, or choose another folder."
+            ) from None
 
     def save(self, learner: Learner, card: ModelCard, state: TrainingState) -> None:
         """The last model and what an exact resume needs."""

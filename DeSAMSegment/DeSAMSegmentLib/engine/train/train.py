@@ -89,6 +89,7 @@ def train(
         if session.cache is None:
             session.cache = FeatureCache(Path(scratch, "features"))
             held.callback(setattr, session, "cache", None)
+        held.enter_context(RunFolder(folder).locked())
         base = _base(options, session, RunFolder(folder), resume)
         if base is not None:
             chosen = in_base_order(chosen, base.card, options)
