@@ -154,6 +154,16 @@ def test_the_clock_stops_a_run_before_its_first_planned_validation_and_validates
     assert any(f"minutes hold {epochs} epoch" in text for text in said)
 
 
+def test_a_record_that_a_kill_left_short_is_whole_after_the_run_is_resumed(tmp_path, cache) -> None:
+    options = quick(epochs=2, validation_fraction=0)
+    run(ball_cases(1), tmp_path / "run", cache, options)
+    table = tmp_path / "run" / "metrics.csv"
+    whole = table.read_text()
+    table.write_text("\n".join(whole.splitlines()[:-1]) + "\n")
+    run(ball_cases(1), tmp_path / "run", cache, options, resume=True)
+    assert table.read_text() == whole
+
+
 def test_an_early_stop_is_explained(tmp_path, cache, monkeypatch) -> None:
     scores = iter([0.9, 0.5, 0.4, 0.3, 0.2])
 

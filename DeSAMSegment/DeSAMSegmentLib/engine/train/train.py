@@ -219,6 +219,7 @@ class _Training:
         learner = Learner(self._model(base), options, session)
         if self.resume:
             state = self.folder.restore(learner)
+            self.folder.write_metrics(state.history)  # a kill after the last epoch's state left them short
             yield Log(f"Resuming after epoch {state.epoch}.")
         self.schedule = Schedule(options, validation_interval(held_out, data))
         begun = time.perf_counter() - (state.seconds or state.prepared)  # features are part of the time
