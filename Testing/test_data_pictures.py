@@ -85,7 +85,7 @@ def test_a_window_maps_its_ends_to_black_and_white():
 
 
 def test_exact_zeros_stay_grey_in_signed_data():
-    """Published: raw zeros are painted black, which speckles soft tissue in CT (E-12)."""
+    """Published: raw zeros are painted black, which speckles soft tissue in CT."""
     array = np.random.default_rng(0).integers(-1000, 1000, (3, 256, 256)).astype(np.int16)
     array[1, 100, 100] = 0
     volume = Volume(array, np.diag([-1.0, -1.0, 1.0, 1.0]))

@@ -57,7 +57,7 @@ def test_a_slice_returns_to_exactly_the_voxels_it_came_from(shape, spacing, turn
 @few
 @given(sizes, spacings, angles, orders, flips, specs)
 def test_one_scan_stored_in_two_ways_gives_the_same_images_and_the_same_result(shape, spacing, turn, order, flip, spec):
-    """A DICOM series and its NIfTI export differ in flips and order of axes; a model must not notice (E-14)."""
+    """A DICOM series and its NIfTI export differ in flips and order of axes; a model must not notice."""
     volume = noise(shape, spacing=spacing, turn=rotation(*turn))
     other = stored_as(volume, order, flip)
     here, there = Slices(volume, spec), Slices(other, spec)
@@ -123,7 +123,7 @@ def test_a_point_in_the_image_is_found_on_the_voxels(shape, spacing, order, flip
 )
 @pytest.mark.parametrize("fit", ["squash", "pad"])
 def test_a_label_keeps_its_area_and_its_place(shape, fit):
-    """Published: resized with anti-aliasing on integers, which erodes by 6 to 10 % (E-13)."""
+    """Published: resized with anti-aliasing on integers, which erodes by 6 to 10 %."""
     radius = min(shape) / 5
     centre = (shape[0] * 0.45, shape[1] * 0.57)
     labels = disc(shape, centre, radius)[None].astype(np.uint8) * 3

@@ -47,7 +47,7 @@ def test_a_point_is_as_often_inside_as_outside() -> None:
 
 
 def test_an_empty_slice_gives_a_point_outside_and_a_full_one_a_point_inside() -> None:
-    """Published: np.random.randint(0, 0) fails on an empty slice (E-3)."""
+    """Published: np.random.randint(0, 0) fails on an empty slice."""
     rng = np.random.default_rng(0)
     assert not drawn(np.zeros((4, 5, 6), bool), rng)[1].any()
     assert drawn(np.ones((4, 5, 6), bool), rng)[1].all()
