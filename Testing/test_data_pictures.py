@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from data_samples import affine, noise, stored_as
+from data_samples import affine, noise, rotation, stored_as
 from DeSAMSegmentLib.data import slices as slicing
 from DeSAMSegmentLib.data.orientation import layout
 from DeSAMSegmentLib.data.slices import Slices, SliceSpec, quantiles
@@ -109,6 +109,18 @@ def test_a_volume_chooses_axis_and_intensity_when_the_user_does_not():
     turned = Volume(sagittal_scan.array, affine((0.5, 0.5, 4.0), turn=np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]])))
     assert SliceSpec.for_volume(turned).axis == "acquired"
     assert Slices(turned, SliceSpec(axis="acquired")).layout == layout(turned.ijk_to_ras, "sagittal")
+
+
+def test_of_two_axes_alike_the_anatomy_decides_and_not_the_storage():
+    volume = noise((3, 4, 5), spacing=(1.0, 1.0, 0.5))
+    for order in ((0, 1, 2), (0, 2, 1), (1, 2, 0), (2, 1, 0)):
+        slices = Slices(stored_as(volume, order, (False, True, False)), SliceSpec(axis="acquired"))
+        assert len(slices) == 4, "the coronal ones: across the axial ones they are half as thick"
+    thin = noise((3, 4, 5), spacing=(1.0, 1.0, 0.5), turn=rotation(90, 0, 0) @ rotation(0, 90, 0))
+    counts = set()
+    for order in ((0, 1, 2), (0, 2, 1), (2, 0, 1)):
+        counts.add(len(Slices(stored_as(thin, order, (True, False, False)), SliceSpec(axis="acquired"))))
+    assert len(counts) == 1
 
 
 def test_thick_slices_are_cut_as_acquired_only_when_clearly_thicker():

@@ -88,8 +88,9 @@ def acquired_layout(ijk_to_ras: np.ndarray) -> Layout:
     conventions of the three anatomical planes as one rule, so that two oblique scans of an organ are shown alike.
     """
     spacing = np.linalg.norm(ijk_to_ras[:3, :3], axis=0)[::-1]
-    up = world_axes(ijk_to_ras)[2][0]
-    axis = int(np.argmax(np.where(np.arange(3) == up, spacing * 1.01, spacing)))
+    # in doubt axial, then coronal: where two are alike, the order they are stored in must not decide
+    ranked = [axis for axis, _ in world_axes(ijk_to_ras)]
+    axis = ranked[int(np.argmax(spacing[ranked] * (1.0, 1.005, 1.01)))]
     left, back, head = _directions(ijk_to_ras)
     others = [each for each in range(3) if each != axis]
 
