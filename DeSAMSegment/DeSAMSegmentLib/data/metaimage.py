@@ -34,7 +34,7 @@ def read_metaimage(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray]:
     stop = head.find(b"\n", end) + 1 or len(head)
     lines = (line.partition("=") for line in head[:stop].decode("latin-1").splitlines())
     fields = {key.strip(): value.strip() for key, _, value in lines}
-    if end < 0 or not {"DimSize", "ElementType"} <= fields.keys():
+    if not {"DimSize", "ElementType", "ElementDataFile"} <= fields.keys():
         raise error(f"{path.name} is not a MetaImage file, or is cut short.", COPY_AGAIN)
     if fields["ElementDataFile"].upper().startswith("LIST"):
         names = [line.strip() for line in head[stop:].decode("utf-8", "replace").splitlines()]

@@ -50,7 +50,7 @@ def read_nifti(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray, str]
         raise error(f"{path.name} is cut short or damaged inside.", COPY_AGAIN) from None
     except OSError as problem:
         raise error(f"{path.name} cannot be opened ({problem.strerror}).", "Check its permissions.") from None
-    except (HeaderDataError, ValueError, OverflowError):
+    except (HeaderDataError, ValueError, OverflowError, KeyError):  # the last: no such type of voxels
         raise error(f"{path.name} has a damaged header.", COPY_AGAIN) from None
     if len(voxels) < announced:
         raise error(

@@ -63,7 +63,11 @@ def read_nrrd(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray, dict[
             if str(kinds[listed[0]]).lower() in COLOURS and array.shape[-1] in (3, 4):
                 raise error(f"{path.name} is a colour image ({array.shape[-1]} values per voxel).", TO_GREY)
             raise error(f"{path.name} is a series of {array.shape[-1]} frames, not one volume.", EXTRACT_COMPONENT)
-    return array, _affine(header, directions, array.ndim - len(listed)), fields
+    try:
+        affine = _affine(header, directions, array.ndim - len(listed))
+    except (ValueError, TypeError):  # two numbers where three belong
+        raise error(f"{path.name} has a damaged header: its directions and origin do not fit.", COPY_AGAIN) from None
+    return array, affine, fields
 
 
 def _check_stream(path: Path, header: dict, file: IO[bytes]) -> None:
