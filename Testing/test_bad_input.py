@@ -20,6 +20,8 @@ import SimpleITK as sitk
 from conftest import blob, write_nifti
 from desam_cli import main
 from DeSAMSegmentLib.engine.runtime.session import Session
+from DeSAMSegmentLib.errors import BadInput
+from DeSAMSegmentLib.files import probe
 
 LIBRARY = Path(__file__).resolve().parents[1] / "DeSAMSegment"
 LOADING = Session.begin  # as it is without the quick encoder
@@ -298,3 +300,36 @@ def test_a_disk_that_is_really_full_leaves_nothing(volume_file: Path, untrained_
     assert done.returncode == 2, done.stderr
     assert "disk is full" in lines[0]
     assert lines[1:] == ["filler"]
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    dataset: Path,
+    volume_file: Path,
+    untrained_model: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was found after the last slice, which was then lost, and the message showed a temporary name."""
+    monkeypatch.setattr(Session, "encode", lambda *_: pytest.fail("slices were encoded"))
+    occupied, long = tmp_path / "occupied", tmp_path / f"{'n' * 243}.nii.gz"
+    occupied.write_text("a file")
+    before = sorted(tmp_path.iterdir())
+    segmenting = ["segment", str(volume_file), "--model", str(untrained_model)]
+    is_file = "occupied is a file: there can be no"
+    refused([*segmenting[:2], str(occupied / "deep" / "a.nii.gz"), *segmenting[2:]], capfd, is_file)
+    line = refused(
+        [*segmenting[:2], str(long), *segmenting[2:]], capfd, f"{long} cannot be written: file name too long"
+    )
+    assert "Choose another output" in line
+    refused(["train", str(dataset), str(occupied), "--epochs", "1"], capfd, is_file)
+    refused(["evaluate", str(dataset), str(occupied), "--model", str(untrained_model)], capfd, is_file)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_asking_for_an_output_leaves_nothing_behind(tmp_path: Path) -> None:
+    probe(tmp_path / "new" / "deep" / "a.nii.gz")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a.nii.gz").mkdir()
+    with pytest.raises(BadInput, match=r"a\.nii\.gz cannot be written: is a directory"):
+        probe(tmp_path / "a.nii.gz")

@@ -7,7 +7,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -51,6 +51,32 @@ def check_name(path: Path) -> None:
     except UnicodeEncodeError:
         shown = str(path).encode(errors="backslashreplace").decode()
         raise BadInput(f"The name {shown} is not valid UTF-8.", "Rename the file or folder.") from None
+
+
+def probe(path: Path) -> None:
+    """Asks before hours of work whether its result can be written there; leaves nothing behind.
+
+    Raises:
+      BadInput: a folder in its place, a name that is too long, no permission, a file where a folder should be.
+    """
+    blocked = next((folder for folder in path.parents if folder.is_file()), None)
+    if blocked:
+        raise BadInput(f"{blocked} is a file: there can be no {path.name} in it.", "Choose another output.")
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")  # as long as that of ``atomic_path``
+        temporary.touch(exist_ok=False)
+        temporary.unlink()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise BadInput(f"{path} cannot be written: {reason}.", "Choose another output.") from None
+    finally:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -13,7 +13,7 @@ from DeSAMSegmentLib.data.feature_cache import FeatureCache
 from DeSAMSegmentLib.engine.events import CaseDone, CaseFailed, Finished, Log, Saved, SliceDone, Started
 from DeSAMSegmentLib.engine.options import SegmentOptions
 from DeSAMSegmentLib.errors import BadInput, DiskFull, reason
-from DeSAMSegmentLib.files import check_name, write_text
+from DeSAMSegmentLib.files import check_name, probe, write_text
 
 from . import options as shared
 from .remedies import REMEDIES
@@ -105,6 +105,7 @@ def _one(work: Work, target: Target) -> dict[str, Any]:
     from DeSAMSegmentLib.data.reading import read_volume
     from DeSAMSegmentLib.engine.segment.segment import Segmentation
 
+    probe(target.path)
     volume = read_volume(target.source, work.series)
     if volume.note:
         work.show(Log(volume.note))

@@ -19,6 +19,7 @@ from ...data.slices import Slices, SliceSpec
 from ...data.volume import Volume
 from ...data.writing import write_labelmap
 from ...errors import BadDataset, BadInput, BadLabels, DiskFull, reason
+from ...files import probe
 from ..events import CaseDone, CaseFailed, Event, Finished, Log, Progress, Saved, SliceDone, Started
 from ..options import SegmentOptions, resolve
 from .metrics import score_label, slices_with
@@ -87,6 +88,7 @@ def evaluate(
     folder, options = Path(folder), (options or SegmentOptions()).check()
     labels = {value: name for value, name in labels.items() if value}  # 0 is background
     _check(cases, model, predictions)
+    probe(folder / "summary.json")
     if model is not None:
         segmenter, known, words = model_segmenter(model, list(labels.values()), options, session)
     else:

@@ -58,7 +58,7 @@ def page(result: EvaluationResult, setup: Mapping[str, Any]) -> list[str]:
     """Means first, then every case, then the figures, as blocks of Markdown."""
     scores, summary, failed = result.scores, result.summary, result.failed
     cases = list(dict.fromkeys(score.case for score in scores))
-    counts = f"{len(cases)} cases scored, {len(failed)} failed."
+    counts = f"{len(cases)} case{'' if len(cases) == 1 else 's'} scored, {len(failed)} failed."
     blocks = [f"{counts} Source: {plainly(setup['source'])}; {setup['device']}."]
     if remarks := setup.get("remarks"):
         blocks.append("\n".join(f"- {plainly(remark)}" for remark in remarks))

@@ -20,6 +20,7 @@ from ...data.cases import Case, CaseStore
 from ...data.feature_cache import FeatureCache
 from ...data.labels import Matcher, closest, listed, match
 from ...errors import BadInput
+from ...files import probe
 from ...model.config import DeSAMConfig
 from ...model.registry import BACKBONES
 from ...store.card import LabelInfo, ModelCard, software, utc_now
@@ -89,6 +90,7 @@ def train(
         if session.cache is None:
             session.cache = FeatureCache(Path(scratch, "features"))
             held.callback(setattr, session, "cache", None)
+        probe(Path(folder, "metrics.csv"))
         held.enter_context(RunFolder(folder).locked())
         base = _base(options, session, RunFolder(folder), resume)
         if base is not None:
