@@ -36,6 +36,14 @@ class DeSAMSegment(ScriptedLoadableModule):
             "DeSAM: Gao, Xia, Hu, Gao, 'DeSAM: Decoupled Segment Anything Model for Generalizable Medical Image "
             "Segmentation', MICCAI 2024. Encoder weights: LiteMedSAM, MedSAM and Segment Anything, Apache-2.0."
         )
+        slicer.app.connect("startupCompleted()", registerSampleData)  # when SampleData is there
+
+
+def registerSampleData() -> None:
+    """Lists what the shipped models can be tried on in Slicer's Sample Data; downloads nothing."""
+    from DeSAMSegmentLib.panel.segment.sample import register
+
+    register()
 
 
 class DeSAMSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):

@@ -12,6 +12,7 @@ processes. What stands in: the widgets of CTK and MRML (``ctk.py``, ``qmrml.py``
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import types
@@ -38,6 +39,7 @@ def start() -> Any:
     slicer.i18n = types.ModuleType("slicer.i18n")
     slicer.i18n.tr = lambda text: slicer.app.translate("", text)
     sys.modules["slicer.i18n"] = slicer.i18n
+    sys.modules["SampleData"] = importlib.import_module("host.sampledata")
     for cls in (qmrml.qMRMLWidget, qmrml.qMRMLNodeComboBox, plot.qMRMLPlotWidget):
         setattr(slicer, cls.__name__, cls)
     sys.excepthook = _remember

@@ -104,6 +104,12 @@ class Application:
         atexit.register(shutil.rmtree, self.temporaryPath, ignore_errors=True)
         self._settings = qt.QSettings(os.path.join(self.temporaryPath, "Slicer.ini"), qt.QSettings.IniFormat)
         self.layoutWasTouched = False
+        self.atStartup: list[Any] = []  # slots of startupCompleted()
+
+    def connect(self, signal: str, slot: Any) -> bool:
+        assert signal == "startupCompleted()", signal
+        self.atStartup.append(slot)
+        return True
 
     def applicationLogic(self) -> Any:
         return self._logic

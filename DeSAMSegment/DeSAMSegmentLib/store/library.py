@@ -64,7 +64,7 @@ class Library:
         """
         own = _entries(self.folder, shipped=False)
         taken = {entry.name for entry in own}
-        return [entry for entry in _entries(self.shipped, shipped=True) if entry.name not in taken] + own
+        return [entry for entry in shipped_models(self.shipped) if entry.name not in taken] + own
 
     def resolve(self, name_or_path: str | Path) -> Path:
         """The file that a user means: a path to one, or the name of a model in the library.
@@ -169,6 +169,11 @@ class Library:
                 "Use letters, digits, spaces and - _ . ( ) +, starting with a letter or digit.",
             )
         return None
+
+
+def shipped_models(folder: Path | None = None) -> list[Entry]:
+    """The models that come with the program; needs none of the packages that are installed later."""
+    return _entries(folder or shipped_folder(), shipped=True)
 
 
 def _entries(folder: Path, shipped: bool) -> list[Entry]:

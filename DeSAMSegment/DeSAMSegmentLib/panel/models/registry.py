@@ -49,12 +49,14 @@ class Registry:
         self._models = self._weights = None
 
     def models(self) -> list[RegisteredModel]:
-        """Every model file; none while packages are missing."""
+        """Every model file; while packages are missing, those that come with DeSAM."""
         if self._models is None:
+            from ...store.library import shipped_models
+
             try:
                 entries = self._library().list()
             except ImportError:
-                return []
+                entries = shipped_models()
             self._models = [RegisteredModel(e.name, e.path, e.card, e.problem, e.shipped) for e in entries]
         return self._models
 

@@ -10,14 +10,17 @@ from slicer.i18n import tr as _
 
 from ...engine.events import SliceDone, Started
 from ...engine.options import SegmentOptions
+from ...errors import DeSAMError
 from ...jobs.client import JobEnd
 from ..kit import words
+from ..kit.remedies import inWords
 from ..kit.section import Section, Services
 from ..kit.signal import Signal
 from ..models.registry import RegisteredModel
 from ..scene.geometry import validateVolume
 from ..scene.nodewatch import NodeWatch
 from ..scene.results import Undo, validateOutput
+from . import sample
 from .run import SegmentRun
 
 
@@ -43,6 +46,7 @@ class SegmentSection(Section):
         self.ui.modelList.connect("currentRowChanged(int)", self._onModelRow)
         self.ui.applyButton.connect("clicked()", self.onApply)
         self.ui.undoButton.connect("clicked()", self.onUndo)
+        self.ui.sampleButton.connect("clicked()", self.onSample)
         self.ui.progressBar.setVisible(False)
         services.parameters.changed.connect(self._onParameter)
         services.registry.changed.connect(self.fillModels)
@@ -91,6 +95,21 @@ class SegmentSection(Section):
 
     def chosenModel(self) -> RegisteredModel | None:
         return self.services.registry.find(self.services.parameters.get("model"))
+
+    def onSample(self) -> None:
+        """A volume of Slicer's sample data and a model for it are chosen: what is left is Apply."""
+        model = sample.modelWithSample(self.chosenModel(), self.services.registry.models())
+        if model is None:
+            return
+        try:
+            volume = sample.sampleVolume(model)
+        except DeSAMError as error:
+            self.ui.statusLabel.setText(inWords(error))
+            return
+        self.services.parameters.setNode("volume", volume)
+        self.services.parameters.set("model", model.name)
+        text = _("{volume} and the model {model} are chosen: press Apply.")
+        self.ui.statusLabel.setText(text.format(volume=volume.GetName(), model=model.name))
 
     # ---- Apply, Cancel, Undo --------------------------------------------------------------------------------------
 
@@ -211,6 +230,11 @@ class SegmentSection(Section):
             if not self.services.installer.ready:
                 tip = _("Offers to install the Python packages first, then segments.")
             self.setEnabledWithReason(button, self.canApply()[1], tip)
+        reason = "" if self.run is None else _("The volume is being segmented.")
+        if sample.modelWithSample(None, self.services.registry.models()) is None:
+            reason = _("No model that comes with DeSAM is installed.")
+        tip = _("Loads a volume of Slicer's sample data (from the network, once) and chooses a model for it.")
+        self.setEnabledWithReason(self.ui.sampleButton, reason, tip)
         nothing = "" if self._undo and self.run is None else _("Nothing to undo.")
         self.setEnabledWithReason(self.ui.undoButton, nothing, _("Undo the last run, in one step."))
         self.ui.deviceLabel.setText(self._deviceText())
