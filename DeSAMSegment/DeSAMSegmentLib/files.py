@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import time
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import BadInput, DiskFull
 
 DEEPEST = 40  # levels of JSON in a file; those written here have 5
+ABANDONED = 86_400.0  # seconds without a change after which nobody is writing a file any more, wherever they sit
+_MARK = re.compile(r"desam-([0-9a-f]{8})-(\d+)-[0-9a-f]{4}")  # as ``mark`` makes it
 
 
 @contextmanager
@@ -27,7 +38,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    _sweep_once(path.parent)
+    temporary = path.with_name(f".{mark()}.{path.name}")
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -67,7 +79,8 @@ def probe(path: Path) -> None:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")  # as long as that of ``atomic_path``
+        _sweep_once(path.parent)
+        temporary = path.with_name(f".{mark()}.{path.name}")  # as long as that of ``atomic_path``
         temporary.touch(exist_ok=False)
         temporary.unlink()
     except OSError as error:
@@ -77,6 +90,86 @@ def probe(path: Path) -> None:
         for folder in made:
             with suppress(OSError):
                 folder.rmdir()
+
+
+# ---- what a process that was killed leaves behind -------------------------------------------------------------------
+
+
+def mark() -> str:
+    """Part of a temporary name: the machine, the process, and four digits that tell its temporary files apart."""
+    return f"desam-{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:4]}"
+
+
+def is_stray(path: Path) -> bool:
+    """Whether something under a temporary name has no owner any more.
+
+    A folder may be shared by machines and containers, of whose processes nothing is known here: what they left goes
+    when it is a file that was not written to for a day.
+    """
+    found = _MARK.search(path.name)
+    if not found:
+        return False
+    if found[1] == _machine():
+        return not _is_running(int(found[2]))
+    try:
+        return path.is_file() and time.time() - path.stat().st_mtime > ABANDONED
+    except OSError:
+        return False
+
+
+def sweep(folder: Path | None = None) -> None:
+    """Removes what processes that were killed left in a folder; default: the scratch folders of the system's."""
+    with suppress(OSError):
+        for path in list((folder or Path(tempfile.gettempdir())).iterdir()):
+            if is_stray(path):
+                with suppress(OSError):
+                    path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
+
+
+def make_scratch_folder(kind: str, where: Path | None = None) -> Path:
+    """A new folder that only this user can read, beside those that are swept first."""
+    sweep(where)
+    return Path(tempfile.mkdtemp(prefix=f"{mark()}-{kind}-", dir=where))
+
+
+@contextmanager
+def scratch_folder(kind: str, where: Path | None = None) -> Iterator[Path]:
+    """A scratch folder that is removed at the end of the block, or, after a kill, at the next start."""
+    folder = make_scratch_folder(kind, where)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@cache
+def _sweep_once(folder: Path) -> None:
+    sweep(folder)
+
+
+@cache
+def _machine() -> str:
+    """Eight digits for the machine, or the container, whose process numbers are meant."""
+    names = [platform.node()]
+    with suppress(OSError):
+        names.append(os.readlink("/proc/self/ns/pid"))
+        names.append(Path("/etc/machine-id").read_text())
+    return f"{zlib.crc32(' '.join(names).encode()):08x}"
+
+
+def _is_running(process: int) -> bool:
+    if sys.platform == "win32":  # os.kill would end it
+        handle = ctypes.windll.kernel32.OpenProcess(0x100000, False, process)  # SYNCHRONIZE
+        ended = bool(handle) and ctypes.windll.kernel32.WaitForSingleObject(handle, 0) == 0
+        ctypes.windll.kernel32.CloseHandle(handle) if handle else None
+        return bool(handle) and not ended
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass  # somebody else's
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:

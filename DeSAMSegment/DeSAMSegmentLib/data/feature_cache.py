@@ -15,7 +15,6 @@ import os
 import shutil
 import struct
 import time
-import uuid
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BadDataset
-from ..files import home, write_text
+from ..files import ABANDONED, home, is_stray, mark, write_text
 
 MAGIC = b"DESAMF1\n"
 START = struct.Struct("<8sII")  # magic, length of the header, CRC-32 of the header
@@ -34,7 +33,6 @@ ALIGN = 64  # bytes; arrays start on cache lines
 SUFFIX = ".features"
 CODECS = ("float16", "int8")
 DEFAULT_CODEC = "int8"
-ABANDONED = 3600.0  # seconds after which a temporary file has no writer any more
 BLOCK = 8192  # 64-bit words per block of the checksum
 KEPT = 0.9  # of the limit, when something has to go
 RECOUNT = 64  # files written between two looks at what other processes wrote
@@ -117,7 +115,7 @@ class FeatureCache:
     def put(self, key: str, features: StoredFeatures) -> bool:
         """Stores features under a key. False when they could not be kept: a cache never stops a job."""
         path = self.path(key)
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary = path.with_name(f"{path.name}.{mark()}.tmp")
         try:
             parts = _encode(key, features)
             size = sum(len(part) for part in parts)
@@ -216,7 +214,7 @@ class FeatureCache:
         used = sum(each for _, each, _ in files)
         goal = (self.limit_bytes if used + size <= self.limit_bytes else int(KEPT * self.limit_bytes)) - size
         for moment, each, path in files:
-            abandoned = path.suffix == ".tmp" and moment < time.time() - ABANDONED
+            abandoned = path.suffix == ".tmp" and (is_stray(path) or moment < time.time() - ABANDONED)
             if (used > goal and path.suffix != ".tmp") or abandoned:
                 with suppress(OSError):
                     path.unlink()

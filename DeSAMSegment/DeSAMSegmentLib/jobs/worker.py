@@ -16,15 +16,14 @@ import queue
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, Any
 
 from ..engine.runtime.allocator import give_back, tune_allocator
 from ..errors import BadInput, DeSAMError, OutOfMemory
+from ..files import make_scratch_folder
 from . import protocol
 from .runner import Runner
 
@@ -50,7 +49,7 @@ class Worker:
         self._requests: queue.Queue[tuple[Any, Any] | None] = queue.Queue()
         self._cancelled: set[Any] = set()
         self._lines: queue.Queue[bytes | None] = queue.Queue()
-        self._folder = Path(tempfile.mkdtemp(prefix="desam-worker-"))
+        self._folder = make_scratch_folder("worker")
 
     def serve(self) -> None:
         """Until standard input ends."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from slicer.i18n import tr as _
 from ..data.labels import closest, listed, match
 from ..engine.options import SegmentOptions, TrainOptions
 from ..errors import BadInput, DeSAMError
+from ..files import scratch_folder
 from ..jobs.client import JobEnd
 from ..jobs.requests import EvaluateRequest
 from ..jobs.runner import Runner
@@ -174,8 +174,8 @@ class Console:
 
     @contextlib.contextmanager
     def _exported(self, cases: Sequence[AnyCase]) -> Iterator[Any]:
-        with tempfile.TemporaryDirectory(prefix="DeSAM-", dir=temporaryFolder()) as folder:
-            yield complete(exportCases(cases, Path(folder)))
+        with scratch_folder("job", temporaryFolder()) as folder:
+            yield complete(exportCases(cases, folder))
 
     def models(self) -> list[RegisteredModel]:
         """The library as it is on disk now."""

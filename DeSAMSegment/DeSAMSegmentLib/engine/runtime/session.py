@@ -12,6 +12,7 @@ import torch
 
 from ...data.feature_cache import FeatureCache
 from ...errors import BadInput, OutOfMemory
+from ...files import sweep
 from ...model.backbones import Backbone, build_backbone
 from ...model.registry import BACKBONES
 from ...model.slice_decoder import DecodeSettings, LabelPrediction, predict_slice
@@ -81,6 +82,7 @@ class Session:
     """
 
     def __init__(self, device: str = "auto", cache: FeatureCache | None = None, encoder: Encoder | None = None) -> None:
+        sweep()
         self.cache = cache
         self.tokens = TokenCache()  # what a frozen PRIM made of grids
         self.prompt_batch: int | None = None  # prompts decoded at once; set when memory ran out

@@ -6,7 +6,6 @@ epoch only moves features from the cache through PRIM and PDMM. One step of it i
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from ...data.cases import Case, CaseStore
 from ...data.feature_cache import FeatureCache
 from ...data.labels import Matcher, closest, listed, match
 from ...errors import BadInput
-from ...files import probe
+from ...files import probe, scratch_folder
 from ...model.config import DeSAMConfig
 from ...model.registry import BACKBONES
 from ...store.card import LabelInfo, ModelCard, software, utc_now
@@ -86,9 +85,9 @@ def train(
     # threads that share sums would change the last digits; a fixed seed fixes everything else
     torch.manual_seed(options.seed)
     _draw_an_encoder(options.backbone)
-    with tempfile.TemporaryDirectory(prefix="desam-training-") as scratch, ExitStack() as held:
+    with scratch_folder("training") as scratch, ExitStack() as held:
         if session.cache is None:
-            session.cache = FeatureCache(Path(scratch, "features"))
+            session.cache = FeatureCache(scratch / "features")
             held.callback(setattr, session, "cache", None)
         probe(Path(folder, "metrics.csv"))
         held.enter_context(RunFolder(folder).locked())
@@ -96,7 +95,7 @@ def train(
         if base is not None:
             chosen = in_base_order(chosen, base.card, options)
         matcher = Matcher([label.name for label in chosen], [label.value for label in chosen])
-        store = CaseStore(matcher, Path(scratch, "cases"))
+        store = CaseStore(matcher, scratch / "cases")
         yield from _Training(cases, chosen, RunFolder(folder), options, session, store, resume).events(held, base)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import qt
 from slicer.i18n import tr as _
 
 from ...errors import DeSAMError
+from ...files import make_scratch_folder
 from ...jobs.client import Client, JobEnd
 from .settings import temporaryFolder
 from .signal import Signal
@@ -97,7 +97,7 @@ class BackgroundJobs:
             self._end(JobEnd("cancelled"))
 
     def _prepared(self, job: Job) -> Iterator[None]:
-        self._folder = Path(tempfile.mkdtemp(prefix="DeSAM-", dir=temporaryFolder()))
+        self._folder = make_scratch_folder("job", temporaryFolder())
         request = yield from job.prepare(self._folder)
         self._client.submit(request, job.onEvent, self._onWorkerEnd)
 
