@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import http.server
 import os
+import ssl
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+import urllib.error
+import urllib.request
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +21,7 @@ import pytest
 from desam_cli.remedies import REMEDIES
 from DeSAMSegmentLib.errors import BadInput, BadModelFile, DiskFull, DownloadFailed, WeightsMissing
 from DeSAMSegmentLib.store import download, weights
+from filelock import FileLock
 
 DATA = np.random.default_rng(0).bytes(1_500_000)
 GOOD = hashlib.sha256(DATA).hexdigest()
@@ -35,6 +39,8 @@ class Server(http.server.ThreadingHTTPServer):
         self.cuts: list[int] = []
         self.ranges = True
         self.errors: list[int] = []
+        self.pages: list[tuple[bytes, dict[str, str]]] = []  # answers of a proxy: status 200, body, headers
+        self.more = b""  # sent behind the end of the file, whose length is not told then
 
     @property
     def url(self) -> str:
@@ -50,17 +56,33 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.server.errors:
             self.send_error(self.server.errors.pop(0))
             return
+        if self.server.pages:
+            self._page(*self.server.pages.pop(0))
+            return
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.ranges else 0
         if start >= len(DATA):
             self.send_error(416)
             return
-        body = DATA[start:]
+        body = DATA[start:] + self.server.more
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body)))
+        if not self.server.more:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.server.cuts:
             body = body[: self.server.cuts.pop(0)]
+        with suppress(ConnectionError):  # the other side has had enough
+            self.wfile.write(body)
+
+    def _page(self, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(200)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
         self.wfile.write(body)
+
+    def do_CONNECT(self) -> None:
+        self.server.asked.append((self.path, None))
+        self.send_error(self.server.errors[0])
 
     def log_message(self, *_) -> None:
         pass
@@ -240,6 +262,98 @@ def test_a_disk_that_fills_up_on_the_way_leaves_nothing_half_written(server, hom
     run = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     assert "FULL The disk is full: file.pth" in run.stdout, run.stderr
     assert files(home) == []
+
+
+HTML = b"<!DOCTYPE html><title>Login</title>" + b"x" * 3000
+
+
+@pytest.mark.parametrize("headers", [{"Content-Type": "text/html"}, {"Content-Length": str(len(HTML))}, {}])
+@pytest.mark.parametrize("kept", [0, 1_000_000])
+def test_a_page_of_a_proxy_is_no_file_and_leaves_what_is_kept(server, small, home, headers, kept) -> None:
+    part = home / "weights" / f"{small.file}.part"
+    if kept:
+        part.parent.mkdir(parents=True)
+        part.write_bytes(DATA[:kept])
+    server.pages = [(HTML, headers)]
+    with pytest.raises(DownloadFailed, match="a page of a proxy") as error:
+        weights.download("vit_b")
+    assert f"download {server.url} with a browser" in error.value.in_words(REMEDIES)
+    assert files(home) == ([part.name] if kept else [])
+    assert not kept or part.read_bytes() == DATA[:kept]
+    assert weights.download("vit_b").read_bytes() == DATA
+    assert server.asked[1:] == [("/file", f"bytes={kept}-" if kept else None)]
+
+
+def test_a_cut_answer_of_a_server_that_cannot_resume_shortens_nothing(server, small, home) -> None:
+    (home / "weights").mkdir(parents=True)
+    (home / "weights" / f"{small.file}.part").write_bytes(DATA[:1_000_000])
+    server.ranges, server.cuts = False, [300_000] * download.ATTEMPTS
+    with pytest.raises(DownloadFailed):
+        weights.download("vit_b")
+    assert (home / "weights" / f"{small.file}.part").read_bytes() == DATA[:1_000_000]
+    assert weights.download("vit_b").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("kept", [0, 1_000_000])
+def test_more_than_the_file_is_not_taken(server, small, home, kept) -> None:
+    if kept:
+        (home / "weights").mkdir(parents=True)
+        (home / "weights" / f"{small.file}.part").write_bytes(DATA[:kept])
+    server.more = bytes(10_000_000)
+    with pytest.raises(DownloadFailed, match="more than the 1,500,000 bytes"):
+        weights.download("vit_b")
+    assert sum(path.stat().st_size for path in (home / "weights").iterdir()) == kept
+
+
+@pytest.mark.parametrize(("code", "words"), [(401, "HTTPS_PROXY"), (403, "HTTPS_PROXY"), (407, "name and a password")])
+def test_a_refusal_names_the_proxy_and_the_way_by_hand(server, small, code: int, words: str, monkeypatch) -> None:
+    server.errors = [code] * 2
+    with pytest.raises(DownloadFailed, match=str(code)) as error:
+        weights.download("vit_b")
+    assert words in error.value.in_words(REMEDIES)
+    assert f"download {server.url} with a browser" in error.value.in_words(REMEDIES)
+    assert len(server.asked) == 1
+    # the same of a proxy that stands before an encrypted line
+    monkeypatch.setitem(weights.WEIGHTS, "vit_b", replace(small, url="https://weights.example/file"))
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(DownloadFailed, match=f"HTTP {code} from the proxy") as error:
+        weights.download("vit_b")
+    assert words in error.value.in_words(REMEDIES)
+
+
+def test_a_certificate_that_is_not_trusted_is_final_and_named(server, small, monkeypatch) -> None:
+    def refuse(*_args, **_more):
+        cause = ssl.SSLCertVerificationError(1, "certificate verify failed")
+        cause.verify_message = "self-signed certificate in certificate chain"
+        raise urllib.error.URLError(cause)
+
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", refuse)
+    with pytest.raises(DownloadFailed, match=r"not trusted \(self-signed certificate in certificate chain\)") as error:
+        weights.download("vit_b")
+    assert "SSL_CERT_FILE" in error.value.in_words(REMEDIES)
+
+
+def test_two_downloads_at_once_are_one_and_both_succeed(server, small, home) -> None:
+    server.cuts = [400_000, 300_000]
+    code = (
+        "import sys; from dataclasses import replace; from DeSAMSegmentLib.store import weights\n"
+        "info = replace(weights.WEIGHTS['vit_b'], url=sys.argv[1], sha256=sys.argv[2], bytes=int(sys.argv[3]))\n"
+        "weights.WEIGHTS['vit_b'] = info; print(weights.download('vit_b').name)\n"
+    )
+    arguments = [sys.executable, "-c", code, server.url, GOOD, str(len(DATA))]
+    both = [subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [each.communicate()[0].strip() for each in both] == [small.file] * 2
+    assert files(home) == [small.file]
+    assert [wanted for _, wanted in server.asked] == [None, "bytes=400000-", "bytes=700000-"]
+
+
+def test_a_download_that_waits_for_another_can_be_cancelled(server, small, home) -> None:
+    home.mkdir()
+    with FileLock(home / f".{small.file}.lock"):
+        asked = iter([False, False, True])
+        assert weights.download("vit_b", cancelled=lambda: next(asked)) is None
+    assert server.asked == []
 
 
 # Finding and adding

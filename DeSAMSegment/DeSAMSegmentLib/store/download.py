@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -27,6 +29,10 @@ ATTEMPTS = 5  # in a row without a single new byte
 PAUSE = 0.5  # seconds, times the failures so far
 TIMEOUT = 30.0  # seconds without a byte
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+DENIED = (401, 402, 403, 407, 451, 511)  # a permission or a password is missing, or a gateway wants a login
+TUNNEL = re.compile(r"Tunnel connection failed: (\d+)")  # http.client's words for a proxy's refusal
+RANGE = re.compile(r"bytes (\d+)-")
 
 Progress = Callable[[int, int], None]
 Cancelled = Callable[[], bool]
@@ -48,7 +54,7 @@ def fetch(
 
     Arguments:
       sha256: of the whole file; empty takes what comes.
-      size: expected bytes, for the disk check and until the server says.
+      size: expected bytes, for the disk check and until the server says; with a sha256 exact, and never exceeded.
       progress: called with bytes done and in total. cancelled: asked between blocks.
 
     Returns:
@@ -61,7 +67,9 @@ def fetch(
     target.parent.mkdir(parents=True, exist_ok=True)
     _check_room(target, size - _size(part))
     try:
-        if not _fetch_part(url, part, size, progress, cancelled or (lambda: False)):
+        exact = size if sha256 else 0
+        is_whole = exact and _size(part) == exact
+        if not is_whole and not _fetch_part(url, part, exact, progress, cancelled or (lambda: False)):
             return False
         _check_hash(url, part, sha256)
         os.replace(part, target)
@@ -74,6 +82,9 @@ def fetch(
                 "Free some space, or set DESAM_HOME to a folder on another disk.",
             ) from problem
         raise DownloadFailed(f"{target.name} could not be written ({problem.strerror}).") from problem
+    finally:
+        if not _size(part):
+            part.unlink(missing_ok=True)
     return True
 
 
@@ -93,40 +104,86 @@ def _fetch_part(url: str, part: Path, size: int, progress: Progress | None, canc
 
 
 def _attempt(url: str, part: Path, size: int, progress: Progress | None, cancelled: Cancelled) -> bool:
-    """One connection. Raises Cut for what may pass, DownloadFailed for what will not."""
+    """One connection. ``size`` is exact, or 0. Raises Cut for what may pass, DownloadFailed for what will not."""
     have = _size(part)
+    response = _open(url, have)
+    if response is None:
+        return True
+    with response:
+        done = _start(response, have)
+        announced = _total(response, done)
+        _check_is_file(url, response, announced, size)
+        total = size or announced
+        with part.open("ab") as file:
+            while not cancelled():
+                block = _read(response)
+                if not block:
+                    break
+                if done == 0 and block.lstrip()[:1] == b"<":
+                    raise _page(url)
+                file.write(block[max(0, have - done) :])  # what is here is not written again: no answer can spoil it
+                done += len(block)
+                if total and done > total:
+                    file.truncate(have)
+                    raise DownloadFailed(f"{url} sent more than the {total:,} bytes that were expected.", _by_hand(url))
+                if progress:
+                    progress(done, max(done, total))
+            else:
+                return False
+    if done < total:
+        raise Cut("the connection was closed early")
+    return True
+
+
+def _open(url: str, have: int) -> Any:
+    """The answer to one request, from byte ``have``; None when there is nothing beyond it. Raises as ``_attempt``."""
     request = urllib.request.Request(url, headers={"User-Agent": "DeSAM", "Accept-Encoding": "identity"})
     if have:
         request.add_header("Range", f"bytes={have}-")
     try:
         # An opener of its own: urlopen's shared one keeps the proxies of its first use.
-        response = urllib.request.build_opener().open(request, timeout=TIMEOUT)
+        return urllib.request.build_opener().open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as problem:
         if problem.code == 416:  # the part is as long as the file, or longer: its hash will tell
-            return True
-        if problem.code >= 500 or problem.code in (408, 429):
+            return None
+        if (problem.code >= 500 and problem.code not in DENIED) or problem.code in (408, 429):
             raise Cut(f"HTTP {problem.code}") from None
-        raise DownloadFailed(f"The server refused {url} (HTTP {problem.code} {problem.reason}).") from None
+        raise _refused(url, problem.code, problem.reason) from None
     except (OSError, HTTPException) as problem:
-        raise Cut(str(getattr(problem, "reason", problem)) or type(problem).__name__) from None
-    with response:
-        done = have if response.status == 206 else 0  # 200: the server cannot resume and sends all of it
-        announced = _total(response, done)
-        total = announced or size
-        with part.open("ab" if done else "wb") as file:
-            while not cancelled():
-                block = _read(response)
-                if not block:
-                    break
-                file.write(block)
-                done += len(block)
-                if progress:
-                    progress(done, max(done, total))
-            else:
-                return False
-    if done < announced:
-        raise Cut("the connection was closed early")
-    return True
+        cause = getattr(problem, "reason", problem)
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            raise DownloadFailed(
+                f"The certificate that answered for {url} is not trusted ({cause.verify_message}).",
+                f"Where a proxy reads along, set SSL_CERT_FILE to a file with its certificate. {_by_hand(url)}",
+            ) from None
+        if (refusal := TUNNEL.search(str(cause))) and int(refusal[1]) in DENIED:
+            raise _refused(url, int(refusal[1]), "from the proxy") from None
+        raise Cut(str(cause) or type(problem).__name__) from None
+
+
+def _check_is_file(url: str, response: Any, announced: int, size: int) -> None:
+    """Raises DownloadFailed where a proxy or a portal answers with a page of its own."""
+    if response.headers.get("Content-Type", "").lower().startswith("text/html") or (
+        size and announced and announced != size
+    ):
+        raise _page(url)
+
+
+def _page(url: str) -> DownloadFailed:
+    return DownloadFailed(f"What answered for {url} is not the file, but most likely a page of a proxy.", _by_hand(url))
+
+
+def _refused(url: str, code: int, reason: str) -> DownloadFailed:
+    what = f"The server refused {url} (HTTP {code} {reason})."
+    if code not in DENIED:
+        return DownloadFailed(what)
+    proxy = "HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT"
+    words = {407: f"The proxy wants a name and a password: set {proxy}.", 511: "The network wants a login first."}
+    return DownloadFailed(what, f"{words.get(code, f'If a proxy is needed, set {proxy}.')} {_by_hand(url)}")
+
+
+def _by_hand(url: str) -> str:
+    return f"Or download {url} with a browser and add the file."
 
 
 def _read(response: Any) -> bytes:
@@ -135,6 +192,17 @@ def _read(response: Any) -> bytes:
         return response.read1(BLOCK)
     except (OSError, HTTPException) as problem:
         raise Cut(str(problem) or type(problem).__name__) from None
+
+
+def _start(response: Any, have: int) -> int:
+    """The byte that an answer begins with: 0 where the server cannot resume and sends all of it (200)."""
+    if response.status != 206:
+        return 0
+    told = RANGE.match(response.headers.get("Content-Range", ""))
+    start = int(told[1]) if told else have
+    if start > have:
+        raise Cut("another part was sent than asked for")
+    return start
 
 
 def _total(response: Any, start: int) -> int:

@@ -6,7 +6,8 @@ import hashlib
 import importlib.util
 import json
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,7 +177,7 @@ def hash_file(path: Path) -> str:
 def download(id: str, progress: Progress | None = None, cancelled: Cancelled | None = None) -> Path | None:
     """Downloads the weights of a backbone, unless they are here already.
 
-    A download that was cut or cancelled goes on where it stopped.
+    A download that was cut or cancelled goes on where it stopped. Of two at once, the second waits for the first.
 
     Arguments:
       progress: called with bytes done and bytes in total. cancelled: asked a few times a second.
@@ -196,13 +197,35 @@ def download(id: str, progress: Progress | None = None, cancelled: Cancelled | N
         raise DownloadFailed(what, how_to_get(info), **facts(info, "weights"))
     target = folder() / info.file
     try:
-        if not fetch(info.url, target, info.sha256, info.bytes, progress, cancelled):
-            return None
+        with _one_at_a_time(target, cancelled) as is_mine:
+            if not is_mine:
+                return None
+            if not target.is_file() and not fetch(info.url, target, info.sha256, info.bytes, progress, cancelled):
+                return None
     except DownloadFailed as error:
         do = f"{error.do} Without a network, add a local copy of {info.file}."
         raise DownloadFailed(error.what, do, kind="download-failed", first=error.do, file=info.file) from error
     sha256_of(target)
     return target
+
+
+@contextmanager
+def _one_at_a_time(target: Path, cancelled: Cancelled | None) -> Iterator[bool]:
+    """Waits while another process downloads the file; False when cancelled meanwhile. A lock dies with its process."""
+    from filelock import FileLock, Timeout
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(home() / f".{target.name}.lock")
+    is_mine = False
+    while not (is_mine or (cancelled and cancelled())):
+        with suppress(Timeout):
+            with suppress(NotImplementedError):  # a file system without locks
+                lock.acquire(timeout=0.2)
+            is_mine = True
+    try:
+        yield is_mine
+    finally:
+        lock.release()
 
 
 def add(path: str | Path, id: str | None = None) -> Path:
