@@ -21,6 +21,7 @@ REMEDIES = {
     "run-exists": "Resume it (--resume), or choose another folder.",
     "no-run": "Start it without --resume.",
     "run-damaged": "The models best.desam and last.desam are whole: start a new run from one of them (--base).",
+    "no-highdicom": 'Run `pip install "desam-segment[dicom]"`.',
     "several-series": "Choose one with --series; `desam info FOLDER` lists them.",
     "bad-cut": "Give `--slice-axis acquired`, or the plane that you want.",
     "features-too-large": "Lower --styles or --views, take fewer cases, or set DESAM_HOME (with --no-cache: TMPDIR) "

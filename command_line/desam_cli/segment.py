@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from DeSAMSegmentLib import __version__
 from DeSAMSegmentLib.data.feature_cache import FeatureCache
 from DeSAMSegmentLib.engine.events import CaseDone, CaseFailed, Finished, Log, Saved, SliceDone, Started
 from DeSAMSegmentLib.engine.options import SegmentOptions
@@ -21,6 +22,7 @@ from .view import Show, shown
 
 if TYPE_CHECKING:
     import numpy as np
+    from DeSAMSegmentLib.data.dicom_seg import DicomSegmentation
     from DeSAMSegmentLib.data.volume import Volume
     from DeSAMSegmentLib.engine.runtime.loading import DeSAM
     from DeSAMSegmentLib.engine.runtime.session import Session
@@ -35,16 +37,19 @@ class Work:
     options: SegmentOptions
     show: Show
     confidence: bool
+    model: str
     series: str = ""
 
 
 @shared.takes(SegmentOptions)
 def command(
     input: Annotated[Path, typer.Argument(help="A volume (NIfTI, NRRD, MHA, a DICOM folder), or a folder of volumes.")],
-    output: Annotated[Path, typer.Argument(help="A .seg.nrrd, .nii.gz, .nrrd or .mha file, or a folder.")],
+    output: Annotated[Path, typer.Argument(help="A .seg.nrrd, .nii.gz, .nrrd, .mha or .dcm file, or a folder.")],
     chosen: dict[str, Any],
     model: Annotated[str, typer.Option("--model", "-m", help="A .desam file, or the name of one in the library.")],
-    format: Annotated[str, typer.Option(help="File type in an output folder: seg.nrrd or nii.gz.")] = "seg.nrrd",
+    format: Annotated[
+        str, typer.Option(help="File type in an output folder: seg.nrrd, nii.gz, dicomseg.")
+    ] = "seg.nrrd",
     confidence: Annotated[
         bool,
         typer.Option(
@@ -69,7 +74,7 @@ def command(
     network = session.model(model)
     session.begin_with(network.card)
     with shown(json) as show:
-        return _all(Work(network, session, options, show, confidence, series), targets)
+        return _all(Work(network, session, options, show, confidence, model, series), targets)
 
 
 def _all(work: Work, targets: list[Target]) -> int:
@@ -103,6 +108,7 @@ def _one(work: Work, target: Target) -> dict[str, Any]:
     volume = read_volume(target.source, work.series)
     if volume.note:
         work.show(Log(volume.note))
+    dicom = _dicom_segmentation(work, target)
     run = Segmentation(volume, work.network, work.options, work.session)
     slices: list[SliceDone] = []
     summary: dict[str, Any] = {}
@@ -113,24 +119,42 @@ def _one(work: Work, target: Target) -> dict[str, Any]:
             elif isinstance(event, Started):
                 event = replace(event, title=f"{target.name}: {event.title}")
             elif isinstance(event, Finished):
-                _write(work, target, volume, event.result.labels, slices)
+                _write(work, target, dicom or volume, event.result.labels, slices)
                 summary = event.summary
             work.show(event)
     except KeyboardInterrupt:
         if slices:
-            _write(work, target, volume, run.labels, slices)
+            _write(work, target, dicom or volume, run.labels, slices)
             work.show(Log(f"Stopped: {len(slices)} of {slices[0].total} slices are in {target.path}."))
         raise
     return summary
 
 
-def _write(work: Work, target: Target, volume: Volume, labels: np.ndarray, slices: list[SliceDone]) -> None:
+def _dicom_segmentation(work: Work, target: Target) -> DicomSegmentation | None:
+    """What the labels will be drawn into, where the target is DICOM: before the work, for it may be refused."""
+    if target.path.suffix.lower() != ".dcm":
+        return None
+    from DeSAMSegmentLib.data.dicom_seg import Algorithm, DicomSegmentation
+    from DeSAMSegmentLib.store.library import Library
+    from DeSAMSegmentLib.store.weights import hash_file
+
+    card = work.network.card
+    algorithm = Algorithm(card.name, __version__, hash_file(Library().resolve(work.model)))
+    return DicomSegmentation(target.source, work.series, card.labels, algorithm)
+
+
+def _write(
+    work: Work, target: Target, like: Volume | DicomSegmentation, labels: np.ndarray, slices: list[SliceDone]
+) -> None:
+    from DeSAMSegmentLib.data.volume import Volume
     from DeSAMSegmentLib.data.writing import write_labelmap, write_segmentation
 
-    if target.path.name.lower().endswith(".seg.nrrd"):
-        write_segmentation(target.path, labels, volume, work.network.card.labels)
+    if not isinstance(like, Volume):
+        like.write(target.path, labels)
+    elif target.path.name.lower().endswith(".seg.nrrd"):
+        write_segmentation(target.path, labels, like, work.network.card.labels)
     else:
-        write_labelmap(target.path, labels, volume)
+        write_labelmap(target.path, labels, like)
     work.show(Saved(target.path, "segmentation"))
     if work.confidence:
         table = target.path.with_name(f"{target.name}.confidence.csv")

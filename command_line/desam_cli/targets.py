@@ -10,9 +10,10 @@ from DeSAMSegmentLib.errors import BadInput
 from DeSAMSegmentLib.files import check_name
 
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-OTHER_TYPES = (".dcm", ".png", ".jpg", ".tif", ".tiff", ".stl", ".gz", ".mhd", ".nhdr", ".hdr", ".img", ".vtk", ".h5")
+OTHER_TYPES = (".png", ".jpg", ".tif", ".tiff", ".stl", ".gz", ".mhd", ".nhdr", ".hdr", ".img", ".vtk", ".h5")
 CHANNEL = re.compile(r"(.+)_(?!0000)\d{4}", re.DOTALL)  # a stem of any channel of nnU-Net's but the first
-WRITTEN = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha")
+WRITTEN = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha", ".dcm")
+SUFFIXES = {"dicomseg": ".seg.dcm"}  # of formats that are not called by them
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,10 @@ def plan(source: Path, output: Path, format: str) -> list[Target]:
       BadInput: no such file, no volume in the folder, an unknown output type, an output that would replace an
       input.
     """
-    suffix = "." + format.lstrip(".")
-    if suffix not in WRITTEN:
-        raise BadInput(f"Cannot write files of type {format}.", f"Choose one of {', '.join(WRITTEN)}.")
+    suffix = SUFFIXES.get(format, "." + format.lstrip("."))
+    if suffix not in (*WRITTEN[:-1], *SUFFIXES.values()):
+        types = ", ".join((*WRITTEN[:-1], *SUFFIXES))
+        raise BadInput(f"Cannot write files of type {format}.", f"Choose one of {types}.")
     if not source.exists():
         raise BadInput(f"There is no file or folder {source}.", "Check the path of the volume.")
     check_name(output)
@@ -60,6 +62,8 @@ def _check(targets: list[Target]) -> None:
     for target in targets:
         if target.path.resolve() == target.source.resolve():
             raise BadInput(f"{target.path} is the volume itself.", "Choose another output, it would be replaced.")
+        if target.path.suffix.lower() == ".dcm" and target.path.is_file() and target.source in target.path.parents:
+            raise BadInput(f"{target.path} may be one of the images.", "Choose another output, it would be replaced.")
         other = taken.setdefault(str(target.path).casefold(), target.source)
         if other is not target.source:
             raise BadInput(

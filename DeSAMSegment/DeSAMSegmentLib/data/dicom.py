@@ -69,6 +69,13 @@ def read_series(folder: Path, error: Refusal, series: str = "") -> tuple[np.ndar
     Raises:
       error: no DICOM images, none or several such series, or images that are no single volume.
     """
+    chosen, note = one_series(folder, error, series)
+    assert chosen.stack is not None
+    return _voxels(chosen.stack, error), chosen.stack.affine, note
+
+
+def one_series(folder: Path, error: Refusal, series: str = "") -> tuple[Series, str]:
+    """The series that ``read_series`` reads, which has a stack, and what should be said about it. Reads no pixels."""
     planes, broken = find_planes(folder)
     names = _listed(path.name for path in broken)
     found = _described(planes)
@@ -88,7 +95,7 @@ def read_series(folder: Path, error: Refusal, series: str = "") -> tuple[np.ndar
         notes.insert(0, f"{folder.name} holds {len(found)} DICOM series: {chosen} is read; left out: {others}.")
     if broken:
         notes.append(f"Left out, because they cannot be read: {names}.")
-    return _voxels(chosen.stack, error), chosen.stack.affine, " ".join(notes)
+    return chosen, " ".join(notes)
 
 
 def _chosen(found: list[Series], folder: Path, error: Refusal, wanted: str) -> Series:
