@@ -226,3 +226,19 @@ def test_a_slice_outside_the_window_is_blank(low, high, blank):
     slices = Slices(Volume(array, np.eye(4), "ct"), SliceSpec("axial", "window", (-160, 240)))
     assert slices.is_blank(2) is blank
     assert bool(np.ptp(slices.image(2)) == 0) is blank
+
+
+@pytest.mark.parametrize(
+    ("ijk_to_ras", "axis", "turned"),
+    [
+        (np.diag([-1.5, -1.5, 10, 1]), "acquired", True),  # ITK's defaults: Dataset109
+        (np.diag([1.5, 1.5, 10, 1]), "acquired", True),  # nibabel's
+        (np.diag([-1.5, -1.5, 10, 1]), "axial", False),  # somebody said so
+        (np.array([[-0.5, 0, 0, 80], [0, -0.5, 0, 90], [0, 0, 3, -20], [0, 0, 0, 1.0]]), "acquired", False),
+        (np.array([[-1.0, -0.3, 3.3, 9], [0, -0.9, -6.1, 9], [0.5, -0.7, 6.6, 9], [0, 0, 0, 1]]), "acquired", True),
+    ],
+    ids=["without geometry", "without geometry in RAS", "axial", "placed", "oblique heart"],
+)
+def test_whether_anything_fixes_how_slices_lie_turned_in_their_plane(ijk_to_ras, axis, turned):
+    volume = Volume(np.zeros((6, 40, 40), np.int16), ijk_to_ras)
+    assert Slices(volume, SliceSpec(axis)).is_turned_anyhow is turned

@@ -21,12 +21,15 @@ def test_sulci_become_brain_and_right_becomes_left(tmp_path: Path) -> None:
     head[5:25, 5:25, 17:24] = 42
     (tmp_path / "maps" / "labels").mkdir(parents=True)
     write_nifti(tmp_path / "maps" / "labels" / "head.nii.gz", head, (1.0, 1.0, 1.0))
-    board.head_label_maps(tmp_path / "maps", tmp_path / "heads")
+    board.head_label_maps(tmp_path / "maps", tmp_path / "heads", parts=True)
     array = board.read_labels(tmp_path / "heads" / "labelsTr" / "head.nii.gz").array
     assert 42 not in array
     assert array[15, 15, 15] == board.TISSUE + board.CSF
     described = json.loads((tmp_path / "heads" / "dataset.json").read_text())
     assert described["labels"]["cerebrum"] == list(board.PARTS["cerebrum"])
+    board.head_label_maps(tmp_path / "maps", tmp_path / "whole")
+    described = json.loads((tmp_path / "whole" / "dataset.json").read_text())
+    assert described["labels"]["brain"] == [value for values in board.PARTS.values() for value in values]
 
 
 def test_every_fourth_slice_keeps_its_place() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from DeSAMSegmentLib.data.cases import Case, CaseStore
 from DeSAMSegmentLib.data.feature_cache import FeatureCache
@@ -15,6 +16,8 @@ from DeSAMSegmentLib.engine.train.training_set import TrainingSet, common_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from standin import ball_volume, stand_in_encoder
+
+PLACED = np.array([[0.8, 0, 0, -30], [0, 0.7, 0, 12], [0, 0, 4, 55], [0, 0, 0, 1.0]])  # a volume with a place
 
 
 def slice_image() -> np.ndarray:
@@ -55,7 +58,7 @@ def test_the_same_seed_gives_the_same_style_and_others_differ() -> None:
 
 
 def test_a_slice_has_features_per_style_and_one_target(tmp_path) -> None:
-    volume, labels = ball_volume(0)
+    volume, labels = ball_volume(0, ijk_to_ras=PLACED)
     options = TrainOptions(mode="box", views=2, styles=3, batch_size=2)
     session = Session(cache=FeatureCache(tmp_path), encoder=stand_in_encoder())
     cases, store = [Case("a", volume, labels)], CaseStore(Matcher(["organ"], [1]), tmp_path / "cases")
@@ -67,3 +70,26 @@ def test_a_slice_has_features_per_style_and_one_target(tmp_path) -> None:
             np.testing.assert_array_equal(target, example.targets[0])
     drawn = {number for epoch in range(1, 12) for batch in data.epoch(epoch) for _, number in batch}
     assert drawn == set(range(5))
+
+
+@pytest.mark.parametrize(("ijk_to_ras", "is_turned"), [(PLACED, False), (None, True)], ids=["placed", "lost"])
+def test_styles_are_turned_by_quarters_only_where_nothing_says_which_way_is_up(tmp_path, ijk_to_ras, is_turned) -> None:
+    volume, labels = ball_volume(0, ijk_to_ras=ijk_to_ras)
+    labels[:, :, 24:] = 0  # half a ball: a turn shows
+    options = TrainOptions(mode="box", styles=3)
+    session = Session(cache=FeatureCache(tmp_path), encoder=stand_in_encoder())
+    cases, store = [Case("a", volume, labels)], CaseStore(Matcher(["organ"], [1]), tmp_path / "cases")
+    data = TrainingSet(cases, store, common_spec([volume], options), options, session)
+    list(data.prepare())
+    turns = set()
+    for example in data.examples:
+        plain = example.targets[0]
+        for styled in example.targets[1:]:
+            turns |= {k for k in range(4) if plain.any() and np.array_equal(styled, np.rot90(plain, k))}
+    assert turns == ({0, 1, 2, 3} if is_turned else {0})
+
+
+def test_about_half_of_the_styles_stay_as_they_lie() -> None:
+    turns = [augmentation.quarter_turns((0, i, 0)) for i in range(400)]
+    assert 160 < turns.count(0) < 240
+    assert set(turns) == {0, 1, 2, 3}

@@ -1,6 +1,6 @@
 """How the models that come with the extension were made and measured; every step can be repeated.
 
-    python -m desam_research.models_on_board heads LABELMAPS FOLDER        the label maps of "brain-mr"
+    python -m desam_research.models_on_board heads LABELMAPS FOLDER        the label maps of "brain-mr" (--parts: in parts)
     python -m desam_research.models_on_board brain DATA SCORES.csv NAME=MODEL ...
     python -m desam_research.models_on_board cord DATA SCORES.csv NAME=MODEL ... --cases REGEX
     python -m desam_research.models_on_board card brain-mr MODEL SCORES.csv FILE
@@ -51,8 +51,12 @@ PARTS = {
 SULCI = 5.0  # mm: fluid between folds that are less than twice this apart belongs to the brain, as in a brain mask
 
 
-def head_label_maps(source: Path, target: Path) -> None:
-    """Label maps of whole heads as a data set without images: left and right as one, sulci as part of the brain."""
+def head_label_maps(source: Path, target: Path, parts: bool = False) -> None:
+    """Label maps of whole heads as a data set without images: left and right as one, sulci as part of the brain.
+
+    Arguments:
+      parts: whether cerebrum, ventricles, cerebellum and brain stem are to be told apart; else all is "brain".
+    """
     for path in sorted((source / "labels").glob("*.nii.gz")):
         image = sitk.ReadImage(str(path))
         array = sitk.GetArrayFromImage(image).astype(np.uint16)
@@ -66,7 +70,8 @@ def head_label_maps(source: Path, target: Path) -> None:
         array[sulci & np.isin(nearest, (1, 2))] = TISSUE + CSF
         array[sulci & (nearest == 3)] = 2 * TISSUE + CSF
         _write(array, image, target / "labelsTr" / path.name)
-    _describe(target, {name: list(values) for name, values in PARTS.items()})
+    labels = {name: list(values) for name, values in PARTS.items()}
+    _describe(target, labels if parts else {"brain": sum(labels.values(), [])})
 
 
 def _closed(mask: np.ndarray, radius: float) -> np.ndarray:
@@ -228,9 +233,9 @@ def test(models: dict[str, DeSAM], images: Iterable[Unseen], file: Path) -> None
 CARDS = {
     "brain-mr": (
         "Brain in MR of any contrast",
-        "Cerebrum, ventricles, cerebellum and brain stem in MR of any contrast, with or without the skull, slices of "
-        "any plane. Trained without a single image: on greys made from the 20 label maps of whole heads that come with "
-        "SynthSeg (Apache-2.0).",
+        "The brain (cerebrum, cerebellum, brain stem and the fluid within) in MR of any contrast, with or without the "
+        "skull, slices of any plane. Trained without a single image: on greys made from the 20 label maps of whole "
+        "heads that come with SynthSeg (Apache-2.0).",
     ),
     "cord-t2s": (
         "Spinal cord in T2*-weighted MR",
@@ -265,6 +270,7 @@ def main() -> None:
     heads = steps.add_parser("heads")
     heads.add_argument("source", type=Path)
     heads.add_argument("target", type=Path)
+    heads.add_argument("--parts", action="store_true", help="tell cerebrum, ventricles, cerebellum, brain stem apart")
     for name in ("brain", "cord"):
         scored = steps.add_parser(name)
         scored.add_argument("data", type=Path, help="folder of the data sets")
@@ -279,7 +285,7 @@ def main() -> None:
     card.add_argument("file", type=Path)
     given = parser.parse_args()
     if given.step == "heads":
-        head_label_maps(given.source, given.target)
+        head_label_maps(given.source, given.target, given.parts)
     elif given.step == "card":
         model = DeSAM.load(given.model)
         with given.scores.open(encoding="utf-8", newline="") as stream:

@@ -26,6 +26,7 @@ HOUNSFIELD = -200.0  # more than 0.5 % of voxels below this: air in a CT
 ACQUIRED = "acquired"
 THICK = 2.0  # "auto" means as acquired when an axis is this much coarser than both others
 FLAT, NARROW = 3.0, 8  # pixels this much longer than wide, and so few of them a side, are no slice of an organ
+DEFAULT_PLACES = np.diag([1.0, 1, 1, 1]), np.diag([-1.0, -1, 1, 1])  # what a writer says that knows no position
 TRUNCATION = 1e-3  # added before truncating: 254.9999 of rounding noise is 255
 
 
@@ -132,9 +133,13 @@ class Slices:
         return self.volume.array.shape[self.axis]
 
     @property
-    def oblique(self) -> bool:
-        """Whether the slices lie in no anatomical plane, so that which way is up in them is only a convention."""
-        return is_oblique(self.volume.ijk_to_ras, self.axis)
+    def is_turned_anyhow(self) -> bool:
+        """Whether nothing fixes how slices that are cut as acquired are turned in their plane: they are oblique, so
+        that which way is up is only a convention, or the volume lost its place in the patient (all is as by default).
+        """
+        scaling = np.diag([*self.volume.spacing[::-1], 1.0])
+        lost = any(np.allclose(self.volume.ijk_to_ras, place @ scaling) for place in DEFAULT_PLACES)
+        return self.spec.axis == ACQUIRED and (lost or is_oblique(self.volume.ijk_to_ras, self.axis))
 
     def check_cut(self) -> None:
         """Raises BadInput for slices a few pixels wide, or across the planes that the volume consists of."""

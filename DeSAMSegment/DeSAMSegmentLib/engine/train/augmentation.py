@@ -76,6 +76,15 @@ def _expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(grey * 255, 0, 255).astype(np.uint8)
 
 
+P_TURNED = 0.5  # of a style of a slice that may lie turned by any quarter
+
+
+def quarter_turns(seed: tuple[int, ...]) -> int:
+    """How often a slice is turned by 90 degrees where nothing says which way is up in it: 0 to 3."""
+    rng = np.random.default_rng([TRANSFORM_VERSION, *seed, 90])
+    return int(rng.integers(1, 4)) if rng.random() < P_TURNED else 0
+
+
 # ---- style augmentation ----
 
 KERNELS = (1, 3, 5, 7)

@@ -20,7 +20,7 @@ from ..events import Event, Log, Progress
 from ..options import TrainOptions
 from ..runtime.features import FeatureStream, to_features
 from ..runtime.session import Session
-from .augmentation import stylise, transform
+from .augmentation import quarter_turns, stylise, transform
 
 WHOLE = 0.98  # of a label's voxels in its largest part: it is one part, but for what a hand leaves behind
 
@@ -207,8 +207,10 @@ class TrainingSet:
             made.append(Augmented(index, number, moved_target, moved_image))
         for number in range(self.options.styles):
             assert image is not None
-            styled = stylise(image, (self.options.seed, index, number))
-            made.append(Augmented(index, len(made), target, styled))
+            seed = (self.options.seed, index, number)
+            turns = quarter_turns(seed) if slices.is_turned_anyhow else 0
+            styled = np.rot90(stylise(image, seed), turns).copy()
+            made.append(Augmented(index, len(made), np.rot90(target, turns).copy(), styled))
         return made
 
     def _chosen(self, case: Case, slices: Slices, members: np.ndarray) -> list[int]:
