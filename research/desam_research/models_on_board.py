@@ -1,6 +1,6 @@
 """How the models that come with the extension were made and measured; every step can be repeated.
 
-    python -m desam_research.models_on_board heads LABELMAPS FOLDER        the label maps of "brain-mr" (--parts: in parts)
+    python -m desam_research.models_on_board heads LABELMAPS FOLDER        label maps for "brain-mr" (--parts: its parts)
     python -m desam_research.models_on_board brain DATA SCORES.csv NAME=MODEL ...
     python -m desam_research.models_on_board cord DATA SCORES.csv NAME=MODEL ... --cases REGEX
     python -m desam_research.models_on_board card brain-mr MODEL SCORES.csv FILE
@@ -71,7 +71,7 @@ def head_label_maps(source: Path, target: Path, parts: bool = False) -> None:
         array[sulci & (nearest == 3)] = 2 * TISSUE + CSF
         _write(array, image, target / "labelsTr" / path.name)
     labels = {name: list(values) for name, values in PARTS.items()}
-    _describe(target, labels if parts else {"brain": sum(labels.values(), [])})
+    _describe(target, labels if parts else {"brain": [value for values in PARTS.values() for value in values]})
 
 
 def _closed(mask: np.ndarray, radius: float) -> np.ndarray:
