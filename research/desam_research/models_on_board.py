@@ -1,6 +1,6 @@
 """How the models that come with the extension were made and measured; every step can be repeated.
 
-    python -m desam_research.models_on_board heads LABELMAPS FOLDER        label maps for "brain-mr" (--parts: its parts)
+    python -m desam_research.models_on_board heads LABELMAPS FOLDER        label maps for "brain-mr" (or --parts)
     python -m desam_research.models_on_board brain DATA SCORES.csv NAME=MODEL ...
     python -m desam_research.models_on_board cord DATA SCORES.csv NAME=MODEL ... --cases REGEX
     python -m desam_research.models_on_board card brain-mr MODEL SCORES.csv FILE
