@@ -1,7 +1,7 @@
 """The commands together, and what their endings mean.
 
 Exit codes: 0 done; 1 some cases of many failed, the others are done; 2 bad input, one line on stderr says
-what to do; 3 an internal error, with its traceback; 130 stopped with Ctrl-C, what was finished is kept.
+what to do; 3 an internal error, with its traceback; 130 stopped with Ctrl-C or SIGTERM, what was finished is kept.
 
 Other packages may add commands through the entry point group ``desam.commands`` (``research/`` adds ``benchmark``).
 """
@@ -9,10 +9,12 @@ Other packages may add commands through the entry point group ``desam.commands``
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import entry_points
 from typing import Annotated
 
@@ -61,6 +63,8 @@ def _version(
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and turns its ending into an exit code; a user's mistake is one line on stderr."""
     tune_allocator()
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # what schedulers send ends a job as Ctrl-C does
     if hasattr(sys.stdout, "reconfigure"):  # a name that the code page lacks is shown with escapes
         sys.stdout.reconfigure(errors="backslashreplace")
     warnings.filterwarnings("ignore")  # those of torch and MONAI speak to programmers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from DeSAMSegmentLib.engine.pace import Pace
+from DeSAMSegmentLib.errors import JOINERS
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
@@ -25,7 +26,7 @@ class Bars:
     def start(self, title: str, total: int, unit: str) -> None:
         """Begins the bar of a job; one of an earlier job is replaced."""
         self.close()
-        self.title, self.unit, self.total = title, unit, total
+        self.title, self.unit, self.total = visible(title), unit, total
         self.pace, self.inner_pace = Pace(), Pace()
         self.begun = self.said = time.monotonic()
         self.pace.note(self.begun, 0)
@@ -33,7 +34,7 @@ class Bars:
         drawn = self.console.is_terminal
         self.progress = Progress(*columns, console=self.console, transient=True, disable=not drawn)
         self.progress.start()
-        self.main = self.progress.add_task(title, total=total, words=f"0/{total}")
+        self.main = self.progress.add_task(self.title, total=total, words=f"0/{total}")
         self.inner = self.progress.add_task("", visible=False, words="")
 
     def move(self, done: int) -> None:
@@ -50,8 +51,8 @@ class Bars:
         self._update(self.inner, self.inner_pace, text, done, total)
 
     def _update(self, task: TaskID, pace: Pace, text: str, done: int, total: int, unit: str = "") -> None:
-        """The bar, with ``44/78 · 5.1 s per slice · 2 min 55 s left``; in a file a line every EVERY seconds, with the
-        time since the job began."""
+        """The bar, with ``44/78 · 5.1 s per slice · 2 min 55 s left``; inside a unit also what is left of the job. In a
+        file a line every EVERY seconds, with the time since the job began."""
         if self.progress is None:  # between two jobs
             return
         now = time.monotonic()
@@ -61,7 +62,9 @@ class Bars:
             parts.append(f"{pace.rate:.1f} {unit}s/s" if pace.rate >= 1 else f"{1 / pace.rate:.1f} s per {unit}")
         if left is not None and done < total:
             parts.append(f"{duration(left)} left")
-        words = " · ".join(parts)
+        if task == self.inner and (whole := self.pace.seconds_left(self.total)):
+            parts.append(f"{duration(whole)} in all")
+        text, words = visible(text), " · ".join(parts)
         indent = "  " if task == self.inner else ""
         self.progress.update(task, description=indent + text, completed=done, total=total, words=words, visible=True)
         if not self.console.is_terminal and now - self.said >= EVERY:
@@ -71,6 +74,7 @@ class Bars:
     def print(self, out: Console, line: Text) -> None:
         """Prints above the bars when both share the terminal, and plainly otherwise."""
         shared = self.progress is not None and out.is_terminal and self.console.is_terminal
+        line.plain = visible(line.plain)
         # soft_wrap: a path that is broken in two cannot be copied
         (self.console if shared else out).print(line, soft_wrap=True)
 
@@ -78,6 +82,11 @@ class Bars:
         if self.progress is not None:
             self.progress.stop()
         self.progress = None
+
+
+def visible(text: str) -> str:
+    """As long as the text, and nothing in it steers a terminal or turns its direction: names come from files."""
+    return text if text.isprintable() else "".join(c if c.isprintable() or c in JOINERS else "?" for c in text)
 
 
 def duration(seconds: float) -> str:

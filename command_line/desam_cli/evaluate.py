@@ -22,16 +22,22 @@ def command(
     dataset: Annotated[Path, typer.Argument(help="nnU-Net raw folder with ground truth.")],
     output: Annotated[Path, typer.Argument(help="Folder of the report: report.md, metrics.csv, pictures.")],
     chosen: dict[str, Any],
-    model: Annotated[str, typer.Option("--model", "-m", help="Model to run: a .desam file or a library name.")] = "",
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="MODEL", help="Model to run: a .desam file or a library name.")
+    ] = "",
     predictions: Annotated[
         Path | None,
-        typer.Option("--predictions", help="Folder of finished label maps CASE.nii.gz, instead of a model."),
+        typer.Option(
+            "--predictions", metavar="FOLDER", help="Folder of finished label maps CASE.nii.gz, instead of a model."
+        ),
     ] = None,
     keep: shared.Keep = "",
     exclude: shared.Exclude = "",
     domain: shared.Domains = None,
-    labels: Annotated[str, typer.Option(help="Labels to score, names or values, separated by commas.")] = "",
-    slices: Annotated[str, typer.Option(help="all slices have ground truth, or only those labelled.")] = "all",
+    labels: Annotated[
+        str, typer.Option(metavar="LABELS", help="Labels to score, names or values, separated by commas.")
+    ] = "",
+    slices: Annotated[str, typer.Option(metavar="all|labelled", help="Which slices have ground truth.")] = "all",
     device: shared.Device = "auto",
     no_cache: shared.NoCache = False,
     json: shared.Json = False,

@@ -15,12 +15,18 @@ from DeSAMSegmentLib.engine.train.run_folder import stored_options
 
 Chosen = TypeVar("Chosen", bound=Options)
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:1|mps", help="What computes.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per event and line on stdout, nothing else.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Compute all features anew and keep none.")]
-Keep = Annotated[str, typer.Option("--cases", help="Only cases whose name this regular expression finds.")]
-Exclude = Annotated[str, typer.Option("--exclude", help="No case whose name this regular expression finds.")]
-Domains = Annotated[list[str] | None, typer.Option("--domain", help="Only cases of this domain; repeatable.")]
+Keep = Annotated[
+    str, typer.Option("--cases", metavar="REGEX", help="Only cases whose name this regular expression finds.")
+]
+Exclude = Annotated[
+    str, typer.Option("--exclude", metavar="REGEX", help="No case whose name this regular expression finds.")
+]
+Domains = Annotated[
+    list[str] | None, typer.Option("--domain", metavar="NAME", help="Only cases of this domain; repeatable.")
+]
 
 # What only the command line has to add to a tip.
 MORE = {
@@ -76,7 +82,11 @@ def _typer_type(declared: Declaration, kind: type[Options]) -> tuple[Any, str | 
         words = {bool: None, int: "N", float: "X", str: "TEXT"}[declared.kind]
         return declared.kind, "|".join(declared.choices) if declared.choices else words
     pair = next(each for each in get_args(get_type_hints(kind)[declared.name]) if get_args(each))
-    return (str, "TEXT") if Ellipsis in get_args(pair) else (pair, "LOW HIGH")
+    return (
+        (str, "TEXT")
+        if Ellipsis in get_args(pair)
+        else (pair, "FIRST LAST" if declared.name == "slice_range" else "LOW HIGH")
+    )
 
 
 def _default_words(declared: Declaration) -> str:

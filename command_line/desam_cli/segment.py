@@ -46,9 +46,11 @@ def command(
     input: Annotated[Path, typer.Argument(help="A volume (NIfTI, NRRD, MHA, a DICOM folder), or a folder of volumes.")],
     output: Annotated[Path, typer.Argument(help="A .seg.nrrd, .nii.gz, .nrrd, .mha or .dcm file, or a folder.")],
     chosen: dict[str, Any],
-    model: Annotated[str, typer.Option("--model", "-m", help="A .desam file, or the name of one in the library.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="MODEL", help="A .desam file, or the name of one in the library.")
+    ],
     format: Annotated[
-        str, typer.Option(help="File type in an output folder: seg.nrrd, nii.gz, dicomseg.")
+        str, typer.Option(metavar="seg.nrrd|nii.gz|dicomseg", help="File type in an output folder.")
     ] = "seg.nrrd",
     confidence: Annotated[
         bool,
@@ -58,7 +60,10 @@ def command(
         ),
     ] = False,
     series: Annotated[
-        str, typer.Option(help="Which DICOM series: its number, description or UID; `desam info FOLDER` lists them.")
+        str,
+        typer.Option(
+            metavar="SERIES", help="Which DICOM series: its number, description or UID; `desam info FOLDER` lists them."
+        ),
     ] = "",
     device: shared.Device = "auto",
     no_cache: shared.NoCache = False,

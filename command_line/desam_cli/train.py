@@ -10,7 +10,7 @@ import typer
 from DeSAMSegmentLib.data.cases import read_dataset
 from DeSAMSegmentLib.data.feature_cache import FeatureCache
 from DeSAMSegmentLib.engine.options import TrainOptions
-from DeSAMSegmentLib.engine.train.run_folder import stored_cases
+from DeSAMSegmentLib.engine.train.run_folder import BEST, CONFIG, stored_cases
 
 from . import options as shared
 from .selection import choose_cases, choose_labels, stored_choice
@@ -34,7 +34,9 @@ def command(
     no_cache: shared.NoCache = False,
     cache_gb: Annotated[
         float | None,
-        typer.Option(min=0, help="Features kept on disk, in GB, more while a training needs more; default: as stored."),
+        typer.Option(
+            min=0, metavar="GB", help="Features kept on disk, more while a training needs more; default: as stored."
+        ),
     ] = None,
     json: shared.Json = False,
 ) -> None:
@@ -56,13 +58,15 @@ def command(
     limit = None if cache_gb is None else cache_gb * 1e9
     session = Session(device, None if no_cache else FeatureCache(limit_bytes=limit))
     events = train(cases, data.labels, output, options, session, resume=resume)
-    follow(events, json, lambda: _stopped(dataset, output))
+    follow(events, json, lambda: _stopped(dataset, output, not no_cache))
 
 
-def _stopped(dataset: Path, output: Path) -> str:
-    """What Ctrl-C leaves, and how to go on."""
-    best = output / "best.desam"
-    if not best.is_file():
-        return "Stopped: no epoch was finished. The same command starts anew; computed features are kept."
+def _stopped(dataset: Path, output: Path, are_kept: bool) -> str:
+    """What Ctrl-C or a scheduler's SIGTERM leaves, and how to go on; ``are_kept``: whether features are."""
+    if not (output / CONFIG).is_file():
+        return "Stopped before the run was written: the same command starts it."
     again = f"'desam train {dataset} {output} --resume' goes on with the same options."
-    return f"Stopped: the best model so far is {best}. {again}"
+    if not (output / BEST).is_file():
+        kept = "; computed features are kept" if are_kept else ""
+        return f"Stopped before the first epoch was finished{kept}. {again}"
+    return f"Stopped: the best model so far is {output / BEST}. {again}"

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .bars import Bars, duration
+from .bars import Bars, duration, visible
 
 PROSE = ("title", "value", "labels", "problem")  # columns of a table that may be broken into lines
 Show = Callable[[events.Event], None]  # draws or prints the events of a job, in order
@@ -168,7 +168,7 @@ def print_records(records: list[dict[str, Any]], as_json: bool, columns: dict[st
     for key, title in columns.items():
         table.add_column(title, no_wrap=key not in PROSE, overflow="fold")
     for record in records:
-        table.add_row(*(str(record.get(key, "")) for key in columns))
+        table.add_row(*(visible(str(record.get(key, ""))) for key in columns))
     # a pipe has no width: as wide as the widest table
     console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 200)
     console.print(table)

@@ -295,5 +295,5 @@ def draw_methods(
             draw_slice(axes, slices, index, ground_truth, prediction, labels)
             axes.set(xlim=sides, ylim=(bottom, top))
             axes.set_title(f"{name}\nDice {'-' if dice is None else f'{dice:.2f}'}", color=INK, fontsize=9)
-        figure.suptitle(f"{title}, slice {index + 1} of {len(slices)}", color=INK, fontsize=11)
+        figure.suptitle(f"{title}, slice {slices.index(index)} (0 to {len(slices) - 1})", color=INK, fontsize=11)
         figure.subplots_adjust(left=0.005, right=0.995, bottom=0.01, top=0.78, wspace=0.03)

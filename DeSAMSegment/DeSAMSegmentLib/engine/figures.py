@@ -68,7 +68,8 @@ def draw_case(
             draw_slice(axes, slices, index, ground_truth, prediction, labels)
             axes.set_xlim(window[1])
             axes.set_ylim(window[0][::-1])
-            axes.set_title(f"slice {index + 1} of {len(slices)} · {why} · Dice {dice:.2f}", color=INK, fontsize=8.5)
+            heading = f"slice {slices.index(index)} (0 to {len(slices) - 1}) · {why} · Dice {dice:.2f}"
+            axes.set_title(heading, color=INK, fontsize=8.5)
         figure.suptitle(title, color=INK, fontsize=12, y=0.985)
         _legend(figure, labels)
         figure.subplots_adjust(left=0.01, right=0.99, top=0.87, bottom=0.1, wspace=0.03)

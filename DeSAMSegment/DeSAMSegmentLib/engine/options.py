@@ -218,7 +218,8 @@ class SegmentOptions(Options):
         "Grid: a slice where no point is accepted, between slices with the organ, takes the mask of its best point.",
         recommended=True, fallback=False)
     slice_range: tuple[int, int] | None = option(None, "Slice range",
-        "First and last slice along the slice axis, counted from 0, both included.")
+        "First and last slice along the slice axis, both included, numbered from 0 as by Slicer's Data Probe, in the "
+        "review, confidence.csv and pictures.")
     slice_axis: str = option("auto", "Slice axis",
         "The direction in which the volume is cut; automatic: as the model was trained.", choices=AXES)
     intensity: str = option("auto", "Intensity",

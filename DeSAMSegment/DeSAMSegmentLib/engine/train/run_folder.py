@@ -56,7 +56,7 @@ class RunFolder:
         self.config = self.path / CONFIG
 
     def begin(self, config: dict[str, Any], resume: bool) -> None:
-        """Writes the configuration of a fresh run; a resumed one must have been started with the same.
+        """Writes the configuration of a fresh run; a resumed one, which may have no epoch yet, must have the same.
 
         Raises:
           BadInput: when a run is already there and not resumed, or resumed with other options.
@@ -70,8 +70,6 @@ class RunFolder:
                 )
             write_text(self.config, json.dumps(config, indent=2))
             return
-        if not self.state.exists():
-            raise _no_run(self.path)
         before = read_config(self.path)
         different = [key for key in config if before.get(key) != json.loads(json.dumps(config[key]))]
         if different:

@@ -65,7 +65,7 @@ def train(
       labels: value -> name of every label, or LabelInfo with colours and terminology; ``options.labels`` chooses.
       folder: where the run's files go.
       session: device, cache and what is loaded already; without a cache, one is used that is deleted afterwards.
-      resume: continue the run in ``folder`` after its last finished epoch, bit for bit on the CPU.
+      resume: continue the run in ``folder`` after its last finished epoch, if any, bit for bit on the CPU.
 
     Yields:
       Started, Progress within an epoch, EpochDone, Saved for each new best model, Finished with a TrainResult.
@@ -134,7 +134,7 @@ def _base(options: TrainOptions, session: Session, folder: RunFolder, resume: bo
         return None
     # always a fresh copy: the session's own would be changed under a later segmentation. Of a resumed run its last
     # model, which has all that the base gave it; the base may be gone.
-    return DeSAM.load(folder.last) if resume else session.fresh_model(options.base)
+    return DeSAM.load(folder.last) if resume and folder.state.exists() else session.fresh_model(options.base)
 
 
 def in_base_order(labels: list[LabelInfo], base: ModelCard, options: TrainOptions) -> list[LabelInfo]:
@@ -218,7 +218,7 @@ class _Training:
 
         # epochs, until they are enough
         learner = Learner(self._model(base), options, session)
-        if self.resume:
+        if self.resume and self.folder.state.exists():
             state = self.folder.restore(learner)
             self.folder.write_metrics(state.history)  # a kill after the last epoch's state left them short
             yield Log(f"Resuming after epoch {state.epoch}.")
