@@ -181,6 +181,44 @@ class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
         chosen = SegmentOptions(mode=mode, points=points, **options)
         return self._jobs.segment(volumeNode, model, segmentationNode, chosen, device, progress)
 
+    def segmentMany(
+        self,
+        volumes: Any,
+        model: str,
+        folder: Any = None,
+        format: str = "seg.nrrd",
+        device: str = "auto",
+        progress: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Segments many volumes one after the other; one that fails does not stop the others.
+
+        Arguments:
+          volumes: a volume node, a sequence node (all its frames), the path of a file or of a folder of volumes, or a
+            list of these.
+          model, device, options: as in ``segment``.
+          folder: where the results of files go, as files of the type ``format`` ("seg.nrrd", "nii.gz").
+          progress: called with each event, and with CaseDone or CaseFailed after each volume; returning False cancels,
+            what is finished stays.
+
+        Returns:
+          An object with items, one per volume with title, state ("done", "failed", "stopped", "waiting"), text and
+          result (segmentation node, sequence node or path); isCancelled; endText().
+
+        Example::
+
+            queue = DeSAMSegmentLogic().segmentMany(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"), "my organ")
+            for item in queue.items:
+                print(item.title, item.state, item.text)
+        """
+        from pathlib import Path
+
+        from DeSAMSegmentLib.engine.options import SegmentOptions
+
+        sources = list(volumes) if isinstance(volumes, list | tuple) else [volumes]
+        where = Path(folder) if folder else None
+        return self._jobs.segmentMany(sources, model, where, format, SegmentOptions(**options), device, progress)
+
     def fineTune(
         self,
         cases: Any,

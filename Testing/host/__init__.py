@@ -40,7 +40,7 @@ def start() -> Any:
     slicer.i18n.tr = lambda text: slicer.app.translate("", text)
     sys.modules["slicer.i18n"] = slicer.i18n
     sys.modules["SampleData"] = importlib.import_module("host.sampledata")
-    for cls in (qmrml.qMRMLWidget, qmrml.qMRMLNodeComboBox, plot.qMRMLPlotWidget):
+    for cls in (qmrml.qMRMLWidget, qmrml.qMRMLNodeComboBox, qmrml.qMRMLCheckableNodeComboBox, plot.qMRMLPlotWidget):
         setattr(slicer, cls.__name__, cls)
     sys.excepthook = _remember
     return slicer

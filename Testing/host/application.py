@@ -171,5 +171,6 @@ LOGICS = {
     "Segmentations": slicer.vtkSlicerSegmentationsModuleLogic,
     "Volumes": slicer.vtkSlicerVolumesLogic,
     "Plots": slicer.vtkSlicerPlotsLogic,
+    "Sequences": slicer.vtkSlicerSequencesLogic,
     "Markups": slicer.vtkSlicerMarkupsLogic,
 }

@@ -155,4 +155,35 @@ class qMRMLNodeComboBox(qt.QWidget):
     showChildNodeTypes, selectNodeUponCreation = _flag("showChildNodeTypes"), _flag("selectNodeUponCreation")
 
 
-qt.register(qMRMLWidget, qMRMLNodeComboBox)
+class qMRMLCheckableNodeComboBox(qMRMLNodeComboBox):
+    """A node list in which any number can be checked; shows the names of those that are."""
+
+    checkedNodesChanged = Signal()
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        self._checked: set[str] = set()
+        self._combo.activated.connect(lambda index: self._toggle(self._combo.itemData(index)))
+
+    def checkedNodes(self) -> list[Any]:
+        return [node for node in self.nodes() if node.GetID() in self._checked]
+
+    def setCheckState(self, node: Any, state: Any) -> None:
+        if (state == qt.Qt.Checked) != (node.GetID() in self._checked):
+            self._toggle(node.GetID())
+
+    def _toggle(self, identifier: str) -> None:
+        self._checked ^= {identifier}
+        self._fill(self.nodes(), self._currentID)
+        self.checkedNodesChanged.emit()
+
+    def _fill(self, nodes: list[Any], wanted: str) -> None:
+        super()._fill(nodes, wanted)
+        if gone := self._checked - {node.GetID() for node in nodes}:
+            self._checked -= gone
+            self.checkedNodesChanged.emit()
+        self._combo.setPlaceholderText(", ".join(node.GetName() for node in self.checkedNodes()) or "None")
+        self._combo.setCurrentIndex(-1)
+
+
+qt.register(qMRMLWidget, qMRMLNodeComboBox, qMRMLCheckableNodeComboBox)

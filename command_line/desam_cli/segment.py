@@ -12,12 +12,12 @@ from DeSAMSegmentLib import __version__
 from DeSAMSegmentLib.data.feature_cache import FeatureCache
 from DeSAMSegmentLib.engine.events import CaseDone, CaseFailed, Finished, Log, Saved, SliceDone, Started
 from DeSAMSegmentLib.engine.options import SegmentOptions
+from DeSAMSegmentLib.engine.segment.targets import Target, plan
 from DeSAMSegmentLib.errors import DiskFull, reason
 from DeSAMSegmentLib.files import probe, write_text
 
 from . import options as shared
 from .remedies import REMEDIES
-from .targets import Target, plan
 from .view import Show, shown
 
 if TYPE_CHECKING:

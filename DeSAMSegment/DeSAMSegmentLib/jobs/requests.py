@@ -16,6 +16,8 @@ from ..data.cases import Case
 from ..data.volume import Volume
 from ..engine.events import Event, Finished, Progress, Started
 from ..engine.options import SegmentOptions, TrainOptions
+from ..engine.segment.files import segment_file
+from ..engine.segment.targets import Target
 from ..store.card import LabelInfo
 
 if TYPE_CHECKING:
@@ -33,6 +35,21 @@ class SegmentRequest:
         from ..engine.segment.segment import segment
 
         return segment(checked(self.volume), self.model, self.options, session)
+
+
+@dataclass(frozen=True)
+class SegmentFileRequest:
+    """A volume in a file, or a DICOM folder, into a file."""
+
+    target: Target
+    model: str
+    options: SegmentOptions = field(default_factory=SegmentOptions)
+    device: str = "auto"
+
+    def events(self, session: Session) -> Iterator[Event]:
+        network = session.model(self.model)
+        session.begin_with(network.card)
+        return segment_file(self.target, network, self.options, session)
 
 
 @dataclass(frozen=True)
@@ -96,7 +113,7 @@ class ImportRequest:
         yield Finished("import", 0.0, self.model)
 
 
-Request = SegmentRequest | TrainRequest | EvaluateRequest | DownloadRequest | ImportRequest
+Request = SegmentRequest | SegmentFileRequest | TrainRequest | EvaluateRequest | DownloadRequest | ImportRequest
 
 
 def checked(volume: Volume) -> Volume:

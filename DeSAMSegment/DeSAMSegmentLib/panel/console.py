@@ -12,8 +12,9 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from ..data.labels import closest, listed, match
+from ..engine.events import CaseDone, CaseFailed
 from ..engine.options import SegmentOptions, TrainOptions
-from ..errors import BadInput, DeSAMError
+from ..errors import BadInput, DeSAMError, reason
 from ..files import scratch_folder
 from ..jobs.client import JobEnd
 from ..jobs.requests import EvaluateRequest
@@ -21,8 +22,8 @@ from ..jobs.runner import Runner
 from .kit.remedies import forPython
 from .kit.settings import temporaryFolder
 from .models.registry import RegisteredModel, Registry
-from .scene.geometry import volumeFromNode
 from .scene.results import complete
+from .segment.queue import Queue, queueItems
 from .segment.run import SegmentRun
 from .train.cases import AnyCase, SceneCase, caseTitle, exportCases, validateCases
 from .train.run import TrainRun, trainOptions
@@ -94,21 +95,43 @@ class Console:
     ) -> Segmented:
         run = SegmentRun(volumeNode, segmentationNode, self._model(model), options, device)
         axis, confidence, agreement = 0, {}, {}
-        end = JobEnd("failed")
-        try:
-            request = run.request(volumeFromNode(volumeNode))
-            for event in self._events(request, progress):
-                run.take(event)
-                if hasattr(event, "confidence"):
-                    axis = event.axis
-                    confidence[event.index], agreement[event.index] = event.confidence, event.agreement
-            end = JobEnd("cancelled" if self._isCancelled else "finished")
-            complete(run.finish())
-        finally:
-            run.close()
+
+        def seen(event: Any) -> Any:
+            nonlocal axis
+            if hasattr(event, "confidence"):
+                axis = event.axis
+                confidence[event.index], agreement[event.index] = event.confidence, event.agreement
+            return progress(event) if progress is not None else None
+
+        end = self._follow(run, seen)
         writer = run.writer
         node, segments = (writer.segmentationNode, writer.segmentIDs) if writer is not None else (None, {})
         return Segmented(node, segments, axis, confidence, agreement, run.endText(end), end.how == "cancelled")
+
+    def segmentMany(
+        self,
+        sources: Sequence[Any],
+        model: str,
+        folder: Path | None,
+        ending: str,
+        options: SegmentOptions,
+        device: str,
+        progress: Progress | None,
+    ) -> Queue:
+        queue = Queue(queueItems(sources, self._model(model), options, device, folder, ending))
+        while (run := queue.next()) is not None:
+            try:
+                end = self._follow(run, progress)
+            except Exception as error:  # whatever a library raises: it costs this volume and no other
+                end = JobEnd("failed", DeSAMError(reason(error)))
+            item = queue.ended(end)
+            done, total = queue.count("done", "failed", "stopped"), len(queue.items)
+            summary = run.finished.summary if run.finished is not None else {}
+            failed = CaseFailed(item.title, item.text, done, total)
+            event = failed if item.state == "failed" else CaseDone(item.title, "", summary, done, total)
+            if progress is not None and progress(event) is False:
+                queue.cancel()
+        return queue
 
     def fineTune(
         self,
@@ -154,6 +177,16 @@ class Console:
                 if hasattr(event, "metrics"):
                     done.append(event)
         return Evaluated(folder, summary, done, self._isCancelled)
+
+    def _follow(self, run: SegmentRun, progress: Progress | None) -> JobEnd:
+        """Carries a run out in this process; raises what the engine raises."""
+        try:
+            for event in self._events(run.requestHere(), progress):
+                run.take(event)
+            complete(run.finish())
+        finally:
+            run.close()
+        return JobEnd("cancelled" if self._isCancelled else "finished")
 
     def _events(self, request: Any, progress: Progress | None) -> Iterator[Any]:
         """The job's events; cancelled by ``cancel`` or by a callback that returns False."""

@@ -1,4 +1,4 @@
-"""The panel: five sections around one set of collaborators, and the scene's comings and goings."""
+"""The panel: its sections around one set of collaborators, and the scene's comings and goings."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from .kit.settings import Settings
 from .models.registry import Registry
 from .models.section import ModelsSection
 from .scene.parameters import Parameters
+from .segment.many import SegmentManySection
 from .segment.review import ReviewSection
 from .segment.section import SegmentSection
 from .train.section import FineTuneSection
@@ -52,12 +53,14 @@ class Panel:
         self.services = services
         self._isClosed = self._isPending = False
         self.segment = SegmentSection(services)
+        self.segmentMany = SegmentManySection(services, self.segment)
         self.review = ReviewSection(services)
         self.fineTune = FineTuneSection(services)
         self.models = ModelsSection(services)
         self.advanced = AdvancedSection(services)
         for section in self.sections:
-            layout.addWidget(section.widget)
+            if section is not self.segmentMany:  # it has its place inside the Segment section
+                layout.addWidget(section.widget)
         layout.addStretch(1)
         self._connectSections()
         services.binder.show()
@@ -65,14 +68,15 @@ class Panel:
 
     @property
     def sections(self) -> tuple[Any, ...]:
-        return (self.segment, self.review, self.fineTune, self.models, self.advanced)
+        return (self.segment, self.segmentMany, self.review, self.fineTune, self.models, self.advanced)
 
     def _connectSections(self) -> None:
-        segment, review = self.segment, self.review
-        segment.runStarted.connect(review.begin)
-        segment.sliceDone.connect(review.add)
-        segment.ticked.connect(review.tick)
-        segment.runEnded.connect(review.end)
+        review = self.review
+        for segment in (self.segment, self.segmentMany):
+            segment.runStarted.connect(review.begin)
+            segment.sliceDone.connect(review.add)
+            segment.ticked.connect(review.tick)
+            segment.runEnded.connect(review.end)
         self.fineTune.modelReady.connect(self.chooseModel)
         self.models.modelImported.connect(self.chooseModel)
         self.services.installer.changed.connect(self.services.registry.changed.emit)

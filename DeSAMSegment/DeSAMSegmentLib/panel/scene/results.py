@@ -150,7 +150,8 @@ class ResultWriter:
         node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
         node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-        beside = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(volumeNode))
+        item = hierarchy.GetItemByDataNode(volumeNode)  # none for a hidden one
+        beside = hierarchy.GetItemParent(item) if item else 0
         if beside:
             hierarchy.SetItemParent(hierarchy.GetItemByDataNode(node), beside)
         return node

@@ -20,17 +20,22 @@ from ..kit.remedies import inWords
 from ..kit.words import duration, paceText
 from ..models.registry import RegisteredModel
 from ..scene.export import exportVolume
+from ..scene.geometry import volumeFromNode
 from ..scene.results import ResultWriter, Undo
 
 
 class SegmentRun:
     """Follows one job; the same object serves the panel (through ``job``) and the console (through ``take``).
 
+    ``isReviewed``: whether its slices can be shown in the scene afterwards.
+
     Arguments:
       volumeNode, segmentationNode: input and output; None as output makes a new node with the first slice.
       model: what to segment with.
       options, device: as in SegmentRequest.
     """
+
+    isReviewed = True
 
     def __init__(
         self,
@@ -50,15 +55,24 @@ class SegmentRun:
         self._pace = Pace()
         self._begun = time.monotonic()
 
-    def request(self, volume: Any) -> SegmentRequest:
+    @property
+    def title(self) -> str:
+        return str(self.volumeNode.GetName())
+
+    def request(self, volume: Any) -> Any:
         return SegmentRequest(volume, str(self.model.path), self._options, self._device)
+
+    def requestHere(self) -> Any:
+        """The request for this process, which needs no copy of the voxels."""
+        return self.request(volumeFromNode(self.volumeNode))
+
+    def prepare(self, folder: Path) -> Generator[None, None, Any]:
+        """The request for the worker, in steps; voxels go to files in the folder."""
+        volume = yield from exportVolume(self.volumeNode, folder)
+        return self.request(volume)
 
     def job(self, onEvent: Callable[[Any], None], onTick: Callable[[], None], onEnd: Callable[[JobEnd], None]) -> Job:
         """The run as a background job; the callbacks come after the scene was brought up to date."""
-
-        def prepare(folder: Path) -> Generator[None, None, SegmentRequest]:
-            volume = yield from exportVolume(self.volumeNode, folder)
-            return self.request(volume)
 
         def event(event: Any) -> None:
             self.take(event)
@@ -73,20 +87,23 @@ class SegmentRun:
             self.close()
             onEnd(end)
 
-        return Job(prepare, event, end, tick, self.finish)
+        return Job(self.prepare, event, end, tick, self.finish)
 
     def take(self, event: Any) -> None:
         """One event of the engine."""
         if isinstance(event, Started):
             self.started, self.total = event, event.total
         elif isinstance(event, SliceDone):
-            self._writer().writeSlice(event.axis, event.index, event.labels)
+            self._keepSlice(event)
             self.done, self.total = event.done, event.total
             self._pace.note(time.monotonic(), event.done)
         elif isinstance(event, Finished):
             self.finished = event
         elif hasattr(event, "text") and hasattr(event, "level"):
             self.log.append(event.text)
+
+    def _keepSlice(self, event: SliceDone) -> None:
+        self._writer().writeSlice(event.axis, event.index, event.labels)
 
     def finish(self) -> Generator[None, None, None]:
         """Brings the final labels home, which 3-D clean-up may have changed, and seals what was written."""
@@ -105,6 +122,16 @@ class SegmentRun:
     def undo(self) -> Undo | None:
         return self.writer.undo if self.writer is not None else None
 
+    @property
+    def result(self) -> Any:
+        """Where the result is, the segmentation node; None when nothing was written."""
+        return self.writer.segmentationNode if self.writer is not None else None
+
+    @property
+    def kept(self) -> int:
+        """How many slices there are of a run that did not come to its end."""
+        return self.done
+
     def progressText(self) -> str:
         if self.started is None:
             return _("Starting the background process...")
@@ -113,11 +140,11 @@ class SegmentRun:
     def endText(self, end: JobEnd) -> str:
         """One or two sentences for the user."""
         if end.failed:
-            kept = _("{done} of {total} slices are kept.").format(done=self.done, total=self.total)
+            kept = _("{done} of {total} slices are kept.").format(done=self.kept, total=self.total)
             text = inWords(end.error) if end.error else ""
-            return f"{text} {kept}" if self.done else text
+            return f"{text} {kept}" if self.kept else text
         if end.how == "cancelled":
-            return _("Stopped. {done} of {total} slices are kept.").format(done=self.done, total=self.total)
+            return _("Stopped. {done} of {total} slices are kept.").format(done=self.kept, total=self.total)
         text = _("Finished: {total} slices in {time}.").format(
             total=self.total, time=duration(time.monotonic() - self._begun)
         )

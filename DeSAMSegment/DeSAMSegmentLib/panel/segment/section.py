@@ -120,13 +120,15 @@ class SegmentSection(Section):
         if not self.services.installer.ready:
             return True, ""  # Apply then offers the packages
         parameters = self.services.parameters
-        problem = validateVolume(parameters.getNode("volume")) or self._modelProblem(self.chosenModel())
+        problem = validateVolume(parameters.getNode("volume")) or self.modelProblem()
         problem = problem or validateOutput(parameters.getNode("segmentation"))
         if not problem:
             problem = self.options().is_valid()[1]
         return not problem, problem
 
-    def _modelProblem(self, model: RegisteredModel | None) -> str:
+    def modelProblem(self) -> str:
+        """Why the chosen model cannot be used; empty when it can."""
+        model = self.chosenModel()
         if model is None:
             if self.services.registry.models():
                 return _("Choose a model.")

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from DeSAMSegmentLib.errors import BadInput
-from DeSAMSegmentLib.files import check_name
+from ...errors import BadInput
+from ...files import check_name
 
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 OTHER_TYPES = (".png", ".jpg", ".tif", ".tiff", ".stl", ".gz", ".mhd", ".nhdr", ".hdr", ".img", ".vtk", ".h5")
@@ -52,11 +52,11 @@ def plan(source: Path, output: Path, format: str) -> list[Target]:
         # beside x.nii.gz, x_0000.nii.gz keeps its number
         names = [stem if (name := case_name(each)) in stems else name for each in volumes for stem in [_stem(each)]]
         targets = [Target(name, each, output / f"{name}{suffix}") for name, each in zip(names, volumes, strict=True)]
-    _check(targets)
+    check_targets(targets)
     return targets
 
 
-def _check(targets: list[Target]) -> None:
+def check_targets(targets: list[Target]) -> None:
     """Nothing may replace its volume, and no two become one file, nor two that only some file systems tell apart."""
     taken: dict[str, Path] = {}
     for target in targets:

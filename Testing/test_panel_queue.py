@@ -1,0 +1,266 @@
+"""Many volumes in one go: nodes, frames of a sequence, files; failures, a kill, a cancel; in panel and console."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import host
+import numpy as np
+import pytest
+from conftest import write_nifti
+from DeSAMSegmentLib.engine.events import CaseDone, CaseFailed, SliceDone
+from DeSAMSegmentLib.errors import BadInput, BadVolume
+from host import phantom, qt
+from host.desk import MODULE, Desk
+from host.fixtures import *  # noqa: F403
+from host.fixtures import slicer
+
+SHAPE = (2, 48, 40)
+
+
+@pytest.fixture(name="home")
+def homeWithModel(own_home: Path, untrained_model: Path) -> Path:
+    """A home with the model "blobs", which takes any encoder."""
+    (own_home / "models").mkdir()
+    shutil.copy(untrained_model, own_home / "models" / "blobs.desam")
+    return own_home
+
+
+@pytest.fixture
+def logic(home: Path, scene: Any, quick_encoder: None) -> Any:
+    return host.loadModule(MODULE).file.DeSAMSegmentLogic()
+
+
+def addVolumes(count: int) -> list[Any]:
+    return [phantom.addVolume(f"volume {seed}", seed, shape=SHAPE) for seed in range(count)]
+
+
+def addSequence(frames: int, name: str = "cine", browsed: bool = True) -> Any:
+    """A volume sequence, played by a browser."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", name)
+    node.SetIndexName("time")
+    node.SetIndexUnit("s")
+    for number in range(frames):
+        frame = phantom.addVolume(f"frame {number}", number, shape=SHAPE)
+        node.SetDataNodeAtValue(frame, str(number / 2))
+        slicer.mrmlScene.RemoveNode(frame)
+    if browsed:
+        browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", f"{name} browser")
+        browser.SetAndObserveMasterSequenceNodeID(node.GetID())
+    return node
+
+
+def breakVolume(node: Any) -> None:
+    slicer.util.arrayFromVolume(node)[:] = 7
+    slicer.util.arrayFromVolumeModified(node)
+
+
+def maskOf(node: Any, volume: Any) -> np.ndarray:
+    identifier = node.GetSegmentation().GetNthSegmentID(0)
+    return np.asarray(slicer.util.arrayFromSegmentBinaryLabelmap(node, identifier, volume))
+
+
+# ---- console --------------------------------------------------------------------------------------------------------
+
+
+def test_the_console_segments_many_volumes_and_goes_on_after_one_that_fails(logic: Any) -> None:
+    volumes = addVolumes(3)
+    breakVolume(volumes[1])
+    events: list[Any] = []
+    queue = logic.segmentMany(volumes, "blobs", mode="box", progress=events.append)
+    assert [item.state for item in queue.items] == ["done", "failed", "done"]
+    assert queue.items[1].text.startswith("volume 1 is constant")
+    assert queue.items[1].result is None
+    assert [type(event) for event in events if isinstance(event, CaseDone | CaseFailed)] == [
+        CaseDone, CaseFailed, CaseDone,
+    ]  # fmt: skip
+    assert queue.endText() == "2 of 3 volumes segmented, 1 failed."
+    alone = logic.segment(volumes[2], "blobs", mode="box")
+    assert np.array_equal(maskOf(queue.items[2].result, volumes[2]), maskOf(alone.segmentationNode, volumes[2]))
+
+
+def test_a_callback_that_returns_false_ends_the_queue_and_what_is_finished_stays(logic: Any) -> None:
+    slices: list[Any] = []
+
+    def stop(event: Any) -> bool:
+        slices.extend([event] if isinstance(event, SliceDone) else [])
+        return len(slices) < 3
+
+    queue = logic.segmentMany(addVolumes(3), "blobs", progress=stop)
+    assert [item.state for item in queue.items] == ["done", "stopped", "waiting"]
+    assert queue.isCancelled
+    assert queue.items[1].text == "Stopped. 1 of 2 slices are kept."
+    assert queue.items[0].result.GetName() == "volume 0 segmentation"
+
+
+def test_frames_of_a_sequence_become_a_sequence_of_segmentations_in_its_browser(logic: Any) -> None:
+    cine = addSequence(3)
+    slicer.modules.sequences.logic().UpdateAllProxyNodes()
+    browser = slicer.modules.sequences.logic().GetFirstBrowserNodeForSequenceNode(cine)
+    shown = browser.GetProxyNode(cine)
+    phantom.addTransform(shown)
+    breakVolume(cine.GetNthDataNode(1))
+    before = {node.GetID() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")}
+    queue = logic.segmentMany(cine, "blobs", mode="box")
+    assert [(item.title, item.state) for item in queue.items] == [
+        ("cine, time 0.0 s", "done"), ("cine, time 0.5 s", "failed"), ("cine, time 1.0 s", "done"),
+    ]  # fmt: skip
+    results = queue.items[0].result
+    assert results.GetName() == "cine segmentation"
+    assert [results.GetNthIndexValue(n) for n in range(results.GetNumberOfDataNodes())] == ["0.0", "1.0"]
+    found = browser.GetProxyNode(results)
+    assert found.GetTransformNodeID() == shown.GetTransformNodeID()
+    for number in (0, 2):
+        browser.SetSelectedItemNumber(number)
+        alone = logic.segment(shown, "blobs", mode="box")
+        assert maskOf(found, shown).any()
+        assert np.array_equal(maskOf(found, shown), maskOf(alone.segmentationNode, shown))
+        slicer.mrmlScene.RemoveNode(alone.segmentationNode)
+    browser.SetSelectedItemNumber(1)
+    assert found.GetSegmentation().GetNumberOfSegments() == 0, "a frame that failed has no segmentation"
+    assert {node.GetID() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")} == before
+    assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == [found]
+
+
+def test_a_sequence_without_a_browser_gets_one(logic: Any) -> None:
+    cine = addSequence(2, browsed=False)
+    queue = logic.segmentMany([cine], "blobs")
+    browser = slicer.modules.sequences.logic().GetFirstBrowserNodeForSequenceNode(cine)
+    assert browser.IsSynchronizedSequenceNodeID(queue.items[0].result.GetID())
+    empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "nothing")
+    with pytest.raises(BadVolume, match="nothing holds no frames"):
+        logic.segmentMany(empty, "blobs")
+
+
+def test_a_folder_becomes_files_as_on_the_command_line(logic: Any, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_nifti(tmp_path / "in" / f"case{seed}.nii.gz", phantom.image(phantom.ellipsoid(SHAPE, seed), seed))
+    (tmp_path / "in" / "broken.nii.gz").write_text("no image")
+    queue = logic.segmentMany(tmp_path / "in", "blobs", tmp_path / "out")
+    assert [(item.title, item.state) for item in queue.items] == [
+        ("broken", "failed"), ("case1", "done"), ("case2", "done"),
+    ]  # fmt: skip
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == ["case1.seg.nrrd", "case2.seg.nrrd"]
+    node = slicer.util.loadSegmentation(str(queue.items[1].result))
+    assert node.GetSegmentation().GetNthSegment(0).GetName() == "blob"
+    with pytest.raises(BadInput, match="no folder for the results"):
+        logic.segmentMany(tmp_path / "in", "blobs")
+    with pytest.raises(BadInput, match="would both become"):
+        logic.segmentMany([tmp_path / "in", tmp_path / "in" / "case1.nii.gz", write_nifti(
+            tmp_path / "other" / "case1.nii.gz", phantom.image(phantom.ellipsoid(SHAPE, 1), 1)
+        )], "blobs", tmp_path / "out")  # fmt: skip
+
+
+# ---- panel ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="desk")
+def deskWithQuickWorker(home: Path, scene: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    """The open panel, its worker with the stand-in encoder."""
+    worker = str(Path(__file__).with_name("quick_worker.py"))
+    monkeypatch.setattr("DeSAMSegmentLib.panel.kit.process.WORKER_ARGUMENTS", [worker])
+    slicer.app.userSettings().clear()
+    opened = Desk()
+    opened.segment.modeSelector.setCurrentIndex(2)
+    yield opened
+    opened.close()
+
+
+def check(desk: Desk, *nodes: Any) -> None:
+    for node in nodes:
+        desk.segmentMany.ui.manySelector.setCheckState(node, qt.Qt.CheckState.Checked)
+
+
+def column(desk: Desk, number: int) -> list[str]:
+    table = desk.segmentMany.ui.manyTable
+    return [table.item(row, number).text() for row in range(table.rowCount)]
+
+
+def waitUntilOver(desk: Desk) -> None:
+    desk.waitUntil(lambda: desk.segmentMany.queue is None)
+
+
+def test_twenty_volumes_of_which_three_are_broken_and_one_kills_the_worker(desk: Desk, tmp_path: Path) -> None:
+    volumes = addVolumes(12)
+    cine = addSequence(3)
+    for seed in range(5):
+        write_nifti(tmp_path / "in" / f"case{seed}.nii.gz", phantom.image(phantom.ellipsoid(SHAPE, seed), seed))
+    breakVolume(volumes[3])
+    breakVolume(cine.GetNthDataNode(1))
+    whole = (tmp_path / "in" / "case2.nii.gz").read_bytes()
+    (tmp_path / "in" / "case2.nii.gz").write_bytes(whole[: len(whole) // 2])
+    check(desk, *volumes, cine)
+    many = desk.segmentMany
+    many.ui.manyFolderEdit.setCurrentPath(str(tmp_path / "in"))
+    assert many.ui.segmentManyButton.toolTip == "Choose the folder to write to."
+    many.ui.manyOutputEdit.setCurrentPath(str(tmp_path / "out"))
+    workers: set[int] = set()
+    killed: list[int] = []
+
+    def kill() -> None:
+        if desk.workerPid():
+            workers.add(desk.workerPid())
+        if not killed and many.queue is not None and column(desk, 1)[7] == "running" and many.queue.run.done == 1:
+            killed.append(desk.workerPid())
+            os.kill(desk.workerPid(), signal.SIGKILL)
+
+    timer = qt.QTimer()
+    timer.setInterval(1)
+    timer.connect("timeout()", kill)
+    timer.start()
+    desk.press(many.ui.segmentManyButton)
+    items = many.queue.items
+    waitUntilOver(desk)
+    timer.stop()
+    assert killed
+    assert len(workers) == 2, "one worker for all, and one more for the one that was killed"
+    states = dict(zip(column(desk, 0), column(desk, 1), strict=True))
+    broken = {"volume 3", "cine, time 0.5 s", "case2"}
+    assert states == {name: "failed" if name in broken else "done" for name in states}
+    assert len(states) == 20
+    assert many.ui.manyStatusLabel.text == "17 of 20 volumes segmented, 3 failed."
+    said = {item.title: item.text for item in items if item.state == "failed"}
+    assert said["volume 3"].startswith("volume 3 is constant: all voxels are 7.")
+    assert said["case2"].startswith("case2.nii.gz")
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [
+        f"case{seed}.seg.nrrd" for seed in (0, 1, 3, 4)
+    ]
+    assert items[12].result.GetNumberOfDataNodes() == 2
+    for item in items[:12]:
+        if item.state == "done":
+            assert item.text.startswith("Finished: 2 slices")
+            assert item.result.GetSegmentation().GetNumberOfSegments() == 1, "the second try replaces the first"
+    assert desk.services.parameters.getNode("reviewVolume") is volumes[-1]
+
+
+def test_cancel_keeps_what_is_finished_and_begins_nothing_more(desk: Desk) -> None:
+    volumes = addVolumes(4)
+    check(desk, *volumes)
+    button = desk.segmentMany.ui.segmentManyButton
+    desk.press(button)
+    assert button.text == "Cancel"
+    assert desk.segment.ui.applyButton.toolTip == "Another job is running. Wait for it, or stop it first."
+    items = desk.segmentMany.queue.items
+    desk.waitUntil(lambda: items[1].state == "running")
+    desk.press(button)
+    waitUntilOver(desk)
+    assert column(desk, 1) == ["done", "stopped", "not begun", "not begun"]
+    assert desk.segmentMany.ui.manyStatusLabel.text == "Stopped. 1 of 4 volumes segmented, 0 failed."
+    assert maskOf(items[0].result, volumes[0]).shape == SHAPE
+    assert button.text == "Segment a&ll"
+
+
+def test_a_closed_scene_ends_the_queue_and_its_worker(desk: Desk) -> None:
+    check(desk, *addVolumes(2), addSequence(2))
+    desk.press(desk.segmentMany.ui.segmentManyButton)
+    desk.waitUntil(lambda: desk.segmentMany.queue.items[2].state == "running")
+    slicer.mrmlScene.Clear(0)
+    slicer.app.processEvents()
+    assert desk.segmentMany.queue is None
+    assert not desk.services.jobs.busy
+    assert desk.segmentMany.ui.segmentManyButton.toolTip == "Check volumes of the scene, or choose a folder."
