@@ -12,10 +12,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from host.binding import Qt, QtWidgets
 from host.desk import Desk
 from host.fixtures import *  # noqa: F403
-from PySide6 import QtWidgets
-from PySide6.QtCore import Qt
 
 MODULE = Path(__file__).resolve().parents[1] / "DeSAMSegment"
 FORMS = sorted((MODULE / "Resources" / "UI").glob("*.ui"))

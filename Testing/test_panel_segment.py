@@ -273,7 +273,7 @@ def test_review_shows_the_doubtful_slices_and_jumps_there(desk: Desk) -> None:
     assert k == pytest.approx(index)
     desk.review.ui.pointsCheckBox.setChecked(False)
     assert slicer.mrmlScene.GetFirstNodeByName("DeSAM grid points") is None
-    desk.review.chart._widget.plotView().dataSelected.emit(*clickOnRow(desk, 3))
+    desk.review.chart._widget.dataSelected.emit(*clickOnRow(desk, 3))
     assert red.GetSliceOffset() == pytest.approx((geometry("plain") @ [0, 0, desk.review.chart.rows()[3][0], 1])[2])
     assert volume is desk.services.parameters.getNode("reviewVolume")
 

@@ -1,4 +1,4 @@
-"""A headless Slicer: the real MRML scene of slicer-core, real Qt (PySide6, offscreen) behind a ``qt`` facade.
+"""A headless Slicer: the real MRML scene of slicer-core, real Qt (PySide6 or PyQt5, offscreen) behind a ``qt`` facade.
 
     import host
     slicer = host.start()
@@ -40,7 +40,7 @@ def start() -> Any:
     slicer.i18n.tr = lambda text: slicer.app.translate("", text)
     sys.modules["slicer.i18n"] = slicer.i18n
     sys.modules["SampleData"] = importlib.import_module("host.sampledata")
-    for cls in (qmrml.qMRMLWidget, qmrml.qMRMLNodeComboBox, qmrml.qMRMLCheckableNodeComboBox, plot.qMRMLPlotWidget):
+    for cls in (qmrml.qMRMLWidget, qmrml.qMRMLNodeComboBox, qmrml.qMRMLCheckableNodeComboBox, plot.qMRMLPlotView):
         setattr(slicer, cls.__name__, cls)
     sys.excepthook = _remember
     return slicer
@@ -60,8 +60,7 @@ def loadModule(path: str | Path) -> Any:
 
 def dress(look: str) -> None:
     """Gives the application Slicer's light or dark look: the Fusion style with a palette."""
-    from PySide6.QtGui import QColor, QPalette
-    from PySide6.QtWidgets import QApplication
+    from .qt import QApplication, QColor, QPalette
 
     start()
     QApplication.setStyle("Fusion")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from PySide6.QtCore import Property, QEvent, QSize, Qt, Signal
-from PySide6.QtWidgets import QWidget
-
 from . import qt
+from .binding import Property, Qt, QtWidgets, Signal
 
 
 class ctkCollapsibleButton(qt.QWidget):
@@ -43,24 +41,24 @@ class ctkCollapsibleButton(qt.QWidget):
         super().resizeEvent(event)
 
     def changeEvent(self, event: Any) -> None:
-        if event.type() in (QEvent.FontChange, QEvent.StyleChange):
+        if event.type() in (qt.QEvent.FontChange, qt.QEvent.StyleChange):
             self._place()
         super().changeEvent(event)
 
-    def minimumSizeHint(self) -> QSize:
-        inner = self.layout().minimumSize() if self.layout() and not self._collapsed else QSize(0, 0)
-        return QSize(max(inner.width(), 80), max(inner.height(), self._titleHeight()))
+    def minimumSizeHint(self) -> Any:
+        inner = self.layout().minimumSize() if self.layout() and not self._collapsed else qt.QSize(0, 0)
+        return qt.QSize(max(inner.width(), 80), max(inner.height(), self._titleHeight()))
 
     def childEvent(self, event: Any) -> None:
-        if event.type() == QEvent.ChildAdded and event.child().isWidgetType() and hasattr(self, "_wanted"):
+        if event.type() == qt.QEvent.ChildAdded and event.child().isWidgetType() and hasattr(self, "_wanted"):
             event.child().installEventFilter(self)
         super().childEvent(event)
 
     def eventFilter(self, child: Any, event: Any) -> bool:
         """As in CTK: what the module shows or hides while collapsed takes effect when the section is opened."""
         isOurs = self._isChanging or child is self._title
-        if event.type() in (QEvent.ShowToParent, QEvent.HideToParent) and not isOurs:
-            self._wanted[child] = event.type() == QEvent.ShowToParent
+        if event.type() in (qt.QEvent.ShowToParent, qt.QEvent.HideToParent) and not isOurs:
+            self._wanted[child] = event.type() == qt.QEvent.ShowToParent
             if self._collapsed and self._wanted[child]:
                 self._show(child, False)
         return False
@@ -71,7 +69,9 @@ class ctkCollapsibleButton(qt.QWidget):
         self._isChanging = before
 
     def _children(self) -> list[Any]:
-        return [w for w in self.findChildren(QWidget, options=Qt.FindDirectChildrenOnly) if w is not self._title]
+        return [
+            w for w in self.findChildren(QtWidgets.QWidget, options=Qt.FindDirectChildrenOnly) if w is not self._title
+        ]
 
     def _setCollapsed(self, collapsed: bool) -> None:
         if bool(collapsed) == self._collapsed:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import slicer
-from PySide6.QtWidgets import QWidget
 
 from . import qt
+from .binding import QtWidgets
 from .qmrml import qMRMLWidget
 
 
@@ -115,7 +115,7 @@ class LoadedModule:
     def closePanel(self) -> None:
         if self.widget is not None:
             self.widget.cleanup()
-            for child in self.panel.findChildren(QWidget):
+            for child in self.panel.findChildren(QtWidgets.QWidget):
                 child.blockSignals(True)  # being destroyed, a widget tells nobody that its scene is gone
             self.panel.setMRMLScene(None)
             self.panel.hide()

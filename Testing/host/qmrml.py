@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import slicer
-from PySide6.QtCore import Property, Signal
-from PySide6.QtWidgets import QWidget
 
 from . import qt
+from .binding import Property, QtWidgets, Signal
 
 _NODE_LIST_EVENTS = ("NodeAddedEvent", "NodeRemovedEvent", "EndCloseEvent", "EndImportEvent", "EndBatchProcessEvent")
 
@@ -16,15 +15,13 @@ _NODE_LIST_EVENTS = ("NodeAddedEvent", "NodeRemovedEvent", "EndCloseEvent", "End
 class qMRMLWidget(qt.QWidget):
     """The root of a module's panel: hands the scene to everything inside."""
 
-    mrmlSceneChanged = Signal("vtkMRMLScene*")
-
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
         self._scene: Any = None
 
     def setMRMLScene(self, scene: Any) -> None:
         self._scene = scene
-        for child in self.findChildren(QWidget):
+        for child in self.findChildren(QtWidgets.QWidget):
             if hasattr(child, "setMRMLScene"):
                 child.setMRMLScene(scene)
 
@@ -46,8 +43,8 @@ class qMRMLNodeComboBox(qt.QWidget):
     As in Slicer, the first fitting node is selected as soon as there is one, unless ``noneEnabled``.
     """
 
+    SIGNALS = ("currentNodeChanged(vtkMRMLNode*)",)
     currentNodeChanged = Signal(object)
-    nodeAddedByUser = Signal(object)
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)

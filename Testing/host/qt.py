@@ -1,34 +1,34 @@
-"""The module ``qt`` as Slicer's Python sees it, over PySide6.
+"""The module ``qt`` as Slicer's Python sees it.
 
-Slicer reaches Qt through PythonQt, PySide6 is another binding of the same library. Three differences matter to a
-widget file, and this facade removes them: in PythonQt every Q_PROPERTY is an attribute (``button.text``, never
-``button.text()``), ``QtCore``, ``QtGui`` and ``QtWidgets`` are one namespace, and ``exec_`` keeps its underscore.
+Slicer reaches Qt through PythonQt; PyQt5 and PySide6 (``binding.py``) are other bindings of the same library. What
+PythonQt does differently, this facade does as well:
+
+- Every Q_PROPERTY is an attribute: ``button.text``, and ``button.text()`` fails. Nothing else can be assigned.
+- ``connect("clicked(bool)", slot)`` names a signal with its arguments; the slot gets those that it takes.
+- ``QtCore``, ``QtGui`` and ``QtWidgets`` are one namespace; dialogs' static functions return one value.
+
 A ``.ui`` file names CTK and MRML widgets; ``register`` tells the loader which Python class stands in for each.
 """
 
 from __future__ import annotations
 
-import ctypes
-import sys
-from typing import Any
+import inspect
+import types
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
-from PySide6.QtCore import *  # noqa: F403
-from PySide6.QtGui import *  # noqa: F403
-from PySide6.QtWidgets import *  # noqa: F403
+from .binding import Property, QtCore, QtGui, QtWidgets, loadForm
 
-if sys.version_info < (3, 12):
-    # PySide6's wheels count on None, True and False being immortal, as they are from Python 3.12. In 3.11 each void
-    # call takes one reference of None away, until the interpreter dies; so they get more than can ever be used up.
-    for _constant in (None, True, False):
-        ctypes.c_ssize_t.from_address(id(_constant)).value += 1 << 60
-
-_MODULES = (QtCore, QtGui, QtWidgets)
 _STATIC_WINS = {("QTimer", "singleShot")}  # a static function hides the property of that name, in Slicer too
 # Qt itself asks Python for these: as attributes they would ask back
 _VIRTUAL = ("sizeHint", "minimumSizeHint")
 _VIRTUAL_OF = {("QProgressBar", "text")}
+_MADE_OTHERWISE = ("Signal", "Slot", "Property", "pyqtSignal", "pyqtSlot", "pyqtProperty")  # of Python, not of Qt
 _standIns: dict[str, type] = {}
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...
 
 
 def _attribute(name: str) -> property:
@@ -36,30 +36,42 @@ def _attribute(name: str) -> property:
         return QtCore.QObject.property(self, name)
 
     def write(self: QtCore.QObject, value: Any) -> None:
-        QtCore.QObject.setProperty(self, name, value)
+        if not QtCore.QObject.setProperty(self, name, value):
+            raise AttributeError(f"{type(self).__name__}.{name} cannot be set to {value!r}")
 
     return property(read, write)
 
 
-def _connect(self: QtCore.QObject, signal: str, slot: Any) -> Any:
+def _checkAssignment(self: QtCore.QObject, name: str) -> None:
+    """Only properties; the stand-ins, which are C++ in Slicer, also keep what begins with an underscore."""
+    isProperty = isinstance(inspect.getattr_static(type(self), name, None), (property, Property))
+    isOwn = name.startswith("_") and type(self).__module__.startswith("host.")
+    if not (isProperty or isOwn or QUiLoader.isLoading):
+        raise AttributeError(f"{type(self).__name__} has no property {name} that could be assigned")
+
+
+def _connect(self: QtCore.QObject, signal: str, slot: Callable[..., Any]) -> bool:
     """``button.connect("clicked(bool)", slot)``: in PythonQt, the one way to name a signal that has overloads."""
-    name = signal.split("(")[0]
     meta = QtCore.QObject.metaObject(self)
-    signature = QtCore.QMetaObject.normalizedSignature(signal).data()
-    isOwn = type(self).__module__.startswith("host.") and name in {key for t in type(self).__mro__ for key in vars(t)}
-    if meta.indexOfSignal(bytes(signature).decode()) < 0 and not isOwn:
-        raise AttributeError(f"{meta.className()} has no signal {signal}")
-    overloads = {m.methodSignature().data() for m in map(meta.method, range(meta.methodCount())) if m.name() == name}
-    bound = getattr(self, name)
-    return (bound[_argumentTypes(signal)] if len(overloads) > 1 and not isOwn else bound).connect(slot)
+    signature = bytes(QtCore.QMetaObject.normalizedSignature(signal).data()).decode()
+    name, _, rest = signature.rstrip(")").partition("(")
+    arguments = tuple(filter(None, rest.split(",")))
+    bound: Any = getattr(self, name, None)
+    if signature not in getattr(self, "SIGNALS", ()):  # whose arguments are no types of Qt
+        if meta.indexOfSignal(signature) < 0:
+            raise AttributeError(f"{meta.className()} has no signal {signal}")
+        bound = bound[arguments] if arguments else bound
+    count = min(len(arguments), _argumentsOf(slot))
+    bound.connect(lambda *given: slot(*given[:count]))
+    return True
 
 
-def _argumentTypes(signal: str) -> Any:
-    """Turns "clicked(bool)" into bool, as PySide6 selects an overload."""
-    names = [name for name in signal.split("(")[1].rstrip(")").split(",") if name]
-    known = {"int": int, "bool": bool, "double": float, "QString": str}
-    types = tuple(known.get(name.strip(), name.strip()) for name in names)
-    return types[0] if len(types) == 1 else types
+def _argumentsOf(slot: Callable[..., Any]) -> int:
+    """How many arguments PythonQt would pass at most: to a Python function, as many as it has."""
+    code = getattr(slot, "__code__", None)
+    if code is None or code.co_flags & inspect.CO_VARARGS:
+        return 99
+    return int(code.co_argcount) - isinstance(slot, types.MethodType)
 
 
 def _behaveAsPythonQt(cls: type) -> None:
@@ -72,46 +84,64 @@ def _behaveAsPythonQt(cls: type) -> None:
         cls.exec_ = cls.exec
 
 
-def _withConnect(cls: type) -> type:
+def _asInSlicer(cls: type) -> type:
     """A subclass with PythonQt's ``connect``: PySide6 lets nobody replace that method on its own classes."""
-    return type(cls.__name__, (cls,), {"connect": _connect})
+
+    def assign(self: QtCore.QObject, name: str, value: Any) -> None:
+        _checkAssignment(self, name)
+        super(made, self).__setattr__(name, value)
+
+    isTrue = lambda self: True  # noqa: E731  PyQt5 counts what is inside
+    made = type(cls.__name__, (cls,), {"connect": _connect, "__setattr__": assign, "__bool__": isTrue})
+    return made
 
 
-for _module in _MODULES:
-    for _name, _class in list(vars(_module).items()):
-        if isinstance(_class, type) and issubclass(_class, QtCore.QObject) and hasattr(_class, "staticMetaObject"):
-            _behaveAsPythonQt(_class)
+for _module in (QtCore, QtGui, QtWidgets):
+    for _name in dir(_module):
+        if _name.startswith("_") or _name in _MADE_OTHERWISE:
+            continue
+        globals()[_name] = _thing = getattr(_module, _name)
+        if isinstance(_thing, type) and issubclass(_thing, QtCore.QObject) and hasattr(_thing, "staticMetaObject"):
+            _behaveAsPythonQt(_thing)
             if "Application" not in _name:
-                globals()[_name] = _withConnect(_class)
+                globals()[_name] = _asInSlicer(_thing)
 QtCore.QObject.name = _attribute("objectName")
 
 
-def _pathOnly(method: Any) -> Any:
-    """PySide6 returns (path, filter), PythonQt the path."""
+def _firstOf(method: Any) -> Any:
+    """Both bindings return (value, filter or whether it was accepted), PythonQt the value."""
     return staticmethod(lambda *arguments: method(*arguments)[0])
 
 
-QFileDialog.getOpenFileName = _pathOnly(QtWidgets.QFileDialog.getOpenFileName)  # noqa: F405
-QFileDialog.getSaveFileName = _pathOnly(QtWidgets.QFileDialog.getSaveFileName)  # noqa: F405
-
-
-QInputDialog.getText = _pathOnly(QtWidgets.QInputDialog.getText)  # noqa: F405
+for _dialog, _name in (
+    ("QFileDialog", "getOpenFileName"),
+    ("QFileDialog", "getSaveFileName"),
+    ("QInputDialog", "getText"),
+):
+    setattr(globals()[_dialog], _name, _firstOf(getattr(getattr(QtWidgets, _dialog), _name)))
 
 
 def register(*classes: type) -> None:
     """Lets ``.ui`` files create these classes under their own names."""
     for cls in classes:
-        cls.connect = _connect
-    _standIns.update({cls.__name__: cls for cls in classes})
+        cls.connect = _connect  # a class with signals of its own gets PySide6's again
+        _standIns[cls.__name__] = cls
 
 
-class QUiLoader(QtUiTools.QUiLoader):
+def _find(className: str) -> Any:
+    if className not in _standIns and className.startswith(("ctk", "qMRML", "qSlicer")):
+        raise NotImplementedError(f"The test host has no stand-in for {className}.")
+    return _standIns.get(className) or globals().get(className)
+
+
+class QUiLoader:
     """Loads Slicer's ``.ui`` files: CTK and MRML widgets come from the stand-ins, the rest from this module."""
 
-    def createWidget(self, className: str, parent: Any = None, name: str = "") -> Any:
-        if className not in _standIns and className.startswith(("ctk", "qMRML", "qSlicer")):
-            raise NotImplementedError(f"The test host has no stand-in for {className}.")
-        cls = _standIns.get(className) or globals()[className]
-        widget = cls(parent)
-        widget.setObjectName(name)
-        return widget
+    isLoading = False  # children then become attributes, as PythonQt has them
+
+    def load(self, file: Any) -> Any:
+        QUiLoader.isLoading = True
+        try:
+            return loadForm(file, _find)
+        finally:
+            QUiLoader.isLoading = False

@@ -89,8 +89,8 @@ class CurveChart:
         ]
 
     def place(self, frame: Any) -> None:
-        """Puts a plot widget into a frame of the panel; the user's layout is left alone."""
-        self._widget = slicer.qMRMLPlotWidget()
+        """Puts a plot into a frame of the panel, without the bar of a view; the user's layout is left alone."""
+        self._widget = slicer.qMRMLPlotView()
         self._widget.setMRMLScene(slicer.mrmlScene)
         self._widget.setMinimumHeight(180)
         frame.layout().addWidget(self._widget)
@@ -114,7 +114,7 @@ class CurveChart:
             self._widget.setMRMLPlotViewNode(self._view)
         self._view.SetPlotChartNodeID(self.chart.GetID())
         self.refresh()
-        self._widget.plotView().fitToContent()
+        self._widget.fitToContent()
 
     def onPointClicked(self, slot: Any) -> None:
         """Calls ``slot(row)`` when a point of a curve is clicked."""
@@ -123,7 +123,7 @@ class CurveChart:
             if selections.GetNumberOfItems() and selections.GetItemAsObject(0).GetNumberOfValues():
                 slot(int(selections.GetItemAsObject(0).GetValue(0)))
 
-        self._widget.plotView().connect("dataSelected(vtkStringArray*,vtkCollection*)", selected)
+        self._widget.connect("dataSelected(vtkStringArray*,vtkCollection*)", selected)
 
     def _createNodes(self) -> None:
         scene = slicer.mrmlScene
