@@ -27,9 +27,14 @@ lint: env
 
 # Two files ask how fast the interface answers, so they run alone; the others share the cores, one thread of torch each.
 ALONE := Testing/test_panel_segment.py Testing/test_panel_gil.py
+# What touches Qt most, a second time on Qt 5.15 (PyQt5), which official builds of Slicer have: forms, option widgets,
+# tables, settings, dialogs and a run with its process, chart and points. tests.yml runs all of the panel's on both.
+QT5 := $(addprefix Testing/test_,panel_host.py module_load.py module_ui.py panel_models.py panel_packages.py \
+	panel_segment.py::test_review_shows_the_doubtful_slices_and_jumps_there)
 test: lint
 	$(BIN)/python -m pytest $(ALONE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ALONE:%=--ignore=%)
+	DESAM_TEST_QT=PyQt5 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(QT5)
 
 demo: env
 	$(BIN)/python scripts/demo.py
