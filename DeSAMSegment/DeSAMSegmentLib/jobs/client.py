@@ -8,6 +8,7 @@ No Qt and no thread: whoever owns the event loop calls ``feed`` when output arri
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -27,6 +28,8 @@ LIBRARY_HOME = Path(__file__).resolve().parents[2]  # the folder that holds DeSA
 WORKER_ARGUMENTS = ["-m", "DeSAMSegmentLib.jobs.worker"]
 
 CANCEL_SECONDS = 15.0  # a worker that does not stop by then is killed; finished slices are here already
+PATIENCE = 5.0  # seconds without the rest of a line that has begun
+GARBLED = 5  # ends of a job that make no sense, after which nothing better will come
 ANSWER_SECONDS = 120.0  # a worker that has not even taken the request by then never will; a cold start needs 1 to 20
 STDERR_LINES = 60
 
@@ -44,11 +47,14 @@ class Process(Protocol):
     def running(self) -> bool: ...
 
 
+ENDS = ("finished", "cancelled", "failed")
+
+
 @dataclass(frozen=True)
 class JobEnd:
     """How a job ended; ``error`` says why it failed."""
 
-    how: str  # "finished" | "cancelled" | "failed"
+    how: str  # one of ENDS
     error: DeSAMError | None = None
 
     @property
@@ -64,6 +70,7 @@ class _Job:
     submitted_at: float
     cancelled_at: float | None = None
     is_taken: bool = False
+    garbled: int = 0  # ends that made no sense
 
 
 class Client:
@@ -83,7 +90,7 @@ class Client:
     ) -> None:
         self._process, self._clock, self._kill_tree = process, clock, kill_tree or kill_tree_of
         process.on_output, process.on_errors, process.on_exit = self.feed, self._note, self._exited
-        self._partial = b""
+        self._partial, self._fed_at = b"", 0.0
         self._lines: deque[bytes] = deque()
         self._errors: deque[str] = deque(maxlen=STDERR_LINES)
         self._job: _Job | None = None
@@ -127,8 +134,10 @@ class Client:
         if job.cancelled_at is not None and self._clock() - job.cancelled_at > CANCEL_SECONDS:
             self.stop()
         elif not job.is_taken and self._clock() - job.submitted_at > ANSWER_SECONDS:
-            self._kill()
-            job.on_end(JobEnd("failed", no_answer()))
+            self._fail(job, no_answer())
+        elif self._partial and self._clock() - self._fed_at > PATIENCE:
+            self._fed_at = self._clock()
+            self._ask_again(job)
 
     def stop(self) -> None:
         """Ends the worker and its children now; a running job ends as cancelled."""
@@ -148,6 +157,7 @@ class Client:
     def feed(self, data: bytes) -> None:
         """Takes output as it comes, in pieces of any size; ``drain`` acts on it."""
         *lines, self._partial = (self._partial + data).split(b"\n")
+        self._fed_at = self._clock()
         self._lines.extend(line for line in lines if line.strip())
 
     def drain(self, seconds: float = float("inf")) -> bool:
@@ -160,29 +170,70 @@ class Client:
         return bool(self._lines)
 
     def _deliver(self, line: bytes) -> None:
+        job = self._job
         try:
             message = protocol.from_line(line)
             if not isinstance(message, dict):
                 raise ValueError("no object")
             if "ready" in message:
-                self.worker_pid, self._worker_folder = message["ready"]["pid"], message["ready"].get("folder")
+                self.worker_pid, self._worker_folder = _worker_of(message["ready"])
+                return
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             self.on_log(f"Output of the background process that is no message: {error}")
+            if job is not None:
+                self._ask_again(job)
             return
-        job = self._job
-        if job is None or message.get("id") != job.identifier:
+        if job is None:
+            return
+        identifier = message.get("id")
+        if identifier is None and not job.is_taken:
+            identifier = job.identifier  # the request did not arrive whole, its number included
+        if identifier != job.identifier:
+            self._ask_again(job)
             return
         job.is_taken = True
         if "event" in message:
-            if isinstance(message["event"], Event):
-                job.on_event(message["event"])
-            else:
-                self.on_log("An event of a kind that this version does not know was left out.")
+            self._hand_on(job, message["event"])
         elif "end" in message:
-            how, told = message["end"]["how"], message["end"]["error"]
-            self._job = None
+            self._finish(job, message["end"])
+        elif "taken" not in message:
+            self._ask_again(job)
+
+    def _ask_again(self, job: _Job) -> None:
+        """What was damaged may have been the end of the job: the worker repeats it, if it has ended."""
+        self._process.write(protocol.to_line({"again": job.identifier}))
+
+    def _hand_on(self, job: _Job, event: Any) -> None:
+        if not isinstance(event, Event):
+            self.on_log("An event of a kind that this version does not know was left out.")
+            return
+        try:
+            job.on_event(event)
+        except Exception as error:  # such as a slice that the volume does not have
+            logging.exception("DeSAM: an event of a job failed")
+            what = f"Internal error: {type(error).__name__}: {error}."
+            self._fail(job, error if isinstance(error, DeSAMError) else DeSAMError(what, "The log holds the details."))
+
+    def _finish(self, job: _Job, end: Any) -> None:
+        try:
+            how, told = str(end["how"]), end["error"]
             failure = DeSAMError(told["what"], told["do"], kind=told["kind"], **told["data"]) if told else None
-            job.on_end(JobEnd(how, failure))
+            if how not in ENDS or (how == "failed") != bool(failure):
+                raise ValueError(how)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            job.garbled += 1
+            if job.garbled < GARBLED:
+                self._ask_again(job)
+            else:
+                self._fail(job, no_answer())
+            return
+        self._job = None
+        job.on_end(JobEnd(how, failure))
+
+    def _fail(self, job: _Job, error: DeSAMError) -> None:
+        if self._job is job:
+            self._kill()
+            job.on_end(JobEnd("failed", error))
 
     def _note(self, data: bytes) -> None:
         for line in data.decode("utf-8", "replace").splitlines():
@@ -209,6 +260,14 @@ class Client:
         self._lines.clear()
         if not keep_errors:
             self._errors.clear()
+
+
+def _worker_of(ready: Any) -> tuple[int, Path | None]:
+    """Process id and scratch folder: what the one names is killed, what the other names removed. Raises ValueError."""
+    pid, folder = ready["pid"], ready.get("folder")
+    if type(pid) is not int or pid < 2 or (folder is not None and not Path(folder).name.startswith("desam-")):
+        raise ValueError("no process of ours")
+    return pid, folder
 
 
 KEPT = "Everything finished so far is kept."

@@ -15,6 +15,7 @@ import json
 import mmap
 import uuid
 import zlib
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,7 +42,12 @@ def _records() -> dict[str, type]:
 
 
 RECORDS = _records()
-PLAIN: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool}  # annotations that are checked
+KINDS: dict[str, tuple[type, ...]] = {  # what a field may hold, by the words of its annotation
+    **{kind.__name__: (kind,) for kind in (str, int, bool, dict, list, tuple, Path, *RECORDS.values())},
+    "float": (int, float),
+    "None": (type(None),),
+    "np.ndarray": (np.ndarray,),
+}
 
 
 def to_line(message: Any, folder: Path | None = None) -> bytes:
@@ -129,7 +135,14 @@ def unpack(value: Any) -> Any:
 
 def _record(kind: type, fields: dict[str, Any]) -> Any:
     for each in dataclasses.fields(kind):
-        wanted = PLAIN.get(str(each.type))
+        wanted = _kinds(str(each.type))
         if wanted and each.name in fields and not isinstance(fields[each.name], wanted):
             raise ValueError(f"{each.name} of {kind.__name__} is no {each.type}")
     return kind(**fields)
+
+
+@cache
+def _kinds(annotation: str) -> tuple[type, ...]:
+    """The classes that an annotation allows; none where it says more than is checked."""
+    names = [part.split("[")[0].strip() for part in annotation.split(" | ")]
+    return sum((KINDS[name] for name in names), ()) if all(name in KINDS for name in names) else ()

@@ -1,6 +1,7 @@
 """The child process: ``python -m DeSAMSegmentLib.jobs.worker``.
 
-Standard input takes JSON lines: ``{"id": 1, "request": ...}`` or ``{"cancel": 1}``. Standard output gives JSON lines:
+Standard input takes JSON lines: ``{"id": 1, "request": ...}``, ``{"cancel": 1}``, or, from a parent that got a damaged
+line, ``{"again": 1}``, which repeats the end of that job if it has ended. Standard output gives JSON lines:
 first ``{"ready": ...}``, then per request ``{"id": 1, "taken": true}`` at once, ``{"id": 1, "event": ...}`` as they
 come, and one ``{"id": 1, "end": ...}``. Requests are worked on one after another. Whatever else prints, in Python or
 in a C library, lands on standard error.
@@ -48,6 +49,7 @@ class Worker:
         self._parent_gone = parent_gone or self._end_process
         self._requests: queue.Queue[tuple[Any, Any] | None] = queue.Queue()
         self._cancelled: set[Any] = set()
+        self._ended: tuple[Any, Any] | None = None  # the last job and its end
         self._lines: queue.Queue[bytes | None] = queue.Queue()
         self._folder = make_scratch_folder("worker")
 
@@ -82,9 +84,12 @@ class Worker:
         identifier = None
         try:
             message = protocol.from_line(line)
-            identifier = message.get("id")
+            identifier = _hashable(message.get("id"))
             if "cancel" in message:
                 self._cancelled.add(message["cancel"])
+            elif "again" in message:
+                if self._ended and self._ended[0] == message["again"]:
+                    self._send({"id": self._ended[0], "end": self._ended[1]})
             else:
                 request = message["request"]
                 self._send({"id": identifier, "taken": True})
@@ -118,7 +123,8 @@ class Worker:
 
     def _end(self, identifier: Any, how: str, error: DeSAMError | None = None) -> None:
         told = {"what": error.what, "do": error.do, "kind": error.kind, "data": error.data} if error else None
-        self._send({"id": identifier, "end": {"how": how, "error": told}})
+        self._ended = identifier, {"how": how, "error": told}
+        self._send({"id": identifier, "end": self._ended[1]})
 
     def _send(self, message: Any) -> None:
         self._lines.put(protocol.to_line(message, self._folder))
@@ -132,6 +138,12 @@ class Worker:
             except BrokenPipeError:
                 self._parent_gone()
                 return
+
+
+def _hashable(identifier: Any) -> Any:
+    """Raises TypeError for what cannot name a job."""
+    hash(identifier)
+    return identifier
 
 
 MEMORY_ADVICE = "Close other programs or segment fewer slices at a time, then try again."
