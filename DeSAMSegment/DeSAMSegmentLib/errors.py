@@ -31,9 +31,13 @@ class DeSAMError(Exception):
         super().__init__(f"{self.what} {self.do}".strip())
 
     def in_words(self, remedies: Mapping[str, str]) -> str:
-        """What happened and what a face advises: its own remedy for this kind, or the general one."""
-        remedy = remedies.get(self.kind)
-        return printable(f"{self.what} {remedy.format(**self.data) if remedy else self.do}")
+        """What happened and what a face advises."""
+        return printable(f"{self.what} {self.remedy(remedies)}")
+
+    def remedy(self, remedies: Mapping[str, str]) -> str:
+        """What a face advises: its own remedy for this kind, or the general one."""
+        words = remedies.get(self.kind)
+        return printable(words.format(**self.data) if words else self.do)
 
 
 def printable(text: str) -> str:

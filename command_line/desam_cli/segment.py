@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from DeSAMSegmentLib import __version__
 from DeSAMSegmentLib.data.feature_cache import FeatureCache
-from DeSAMSegmentLib.engine.events import CaseDone, CaseFailed, Finished, Log, Saved, SliceDone, Started
+from DeSAMSegmentLib.engine.events import CaseDone, CaseFailed, Finished, Log, SliceDone
 from DeSAMSegmentLib.engine.options import SegmentOptions
+from DeSAMSegmentLib.engine.segment.files import segment_file
 from DeSAMSegmentLib.engine.segment.targets import Target, plan
-from DeSAMSegmentLib.errors import DiskFull, reason
-from DeSAMSegmentLib.files import probe, write_text
+from DeSAMSegmentLib.errors import BadInput, DiskFull, reason
+from DeSAMSegmentLib.store.library import Library
+from DeSAMSegmentLib.store.weights import hash_file
 
 from . import options as shared
+from .archive import Choice, segment_tree
 from .remedies import REMEDIES
 from .view import Show, shown
 
 if TYPE_CHECKING:
-    import numpy as np
-    from DeSAMSegmentLib.data.dicom_seg import DicomSegmentation
-    from DeSAMSegmentLib.data.volume import Volume
     from DeSAMSegmentLib.engine.runtime.loading import DeSAM
     from DeSAMSegmentLib.engine.runtime.session import Session
 
@@ -37,7 +36,7 @@ class Work:
     options: SegmentOptions
     show: Show
     confidence: bool
-    model: str
+    model_sha256: str
     series: str = ""
 
 
@@ -65,12 +64,44 @@ def command(
             metavar="SERIES", help="Which DICOM series: its number, description or UID; `desam info FOLDER` lists them."
         ),
     ] = "",
+    recursive: Annotated[
+        bool,
+        typer.Option(
+            "--recursive",
+            help="Every volume and DICOM series in and below INPUT; OUTPUT mirrors its folders and gets manifest.jsonl "
+            "and summary.html. The options up to --scheduler belong to it.",
+        ),
+    ] = False,
+    modality: Annotated[str, typer.Option(metavar="CT,MR", help="Only DICOM series of these modalities.")] = "",
+    description: Annotated[
+        str,
+        typer.Option(metavar="REGEX", help="Only DICOM series in whose description this regular expression is found."),
+    ] = "",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Leave out what is finished and verified; try again what failed.")
+    ] = False,
+    part: Annotated[
+        str, typer.Option(metavar="I/N", help="Only the I-th of N parts, for N processes on one OUTPUT.")
+    ] = "",
+    workers: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Processes on this machine, or jobs of SLURM (needs dask).")
+    ] = 0,
+    scheduler: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address of a dask scheduler whose workers do it; or slurm.")
+    ] = "",
     device: shared.Device = "auto",
     no_cache: shared.NoCache = False,
     json: shared.Json = False,
 ) -> int:
     """Segment every slice of a volume, or of every volume in a folder. Ctrl-C keeps the finished slices."""
     options = shared.build(SegmentOptions, chosen)
+    choice = Choice(modality, description, resume, part, workers, scheduler)
+    if recursive:
+        if series:
+            raise BadInput("--series names one series of a folder.", "Choose those of a tree with --description.")
+        return segment_tree(input, output, model, options, choice, format, confidence, device, not no_cache, json)
+    if choice != Choice():
+        raise BadInput("--modality to --scheduler go with --recursive.", "Add --recursive.")
     targets = plan(input, output, format)
 
     from DeSAMSegmentLib.engine.runtime.session import Session
@@ -78,8 +109,9 @@ def command(
     session = Session(device, None if no_cache else FeatureCache())
     network = session.model(model)
     session.begin_with(network.card)
+    sha256 = hash_file(Library().resolve(model))
     with shown(json) as show:
-        return _all(Work(network, session, options, show, confidence, model, series), targets)
+        return _all(Work(network, session, options, show, confidence, sha256, series), targets)
 
 
 def _all(work: Work, targets: list[Target]) -> int:
@@ -106,63 +138,21 @@ def _all(work: Work, targets: list[Target]) -> int:
 
 def _one(work: Work, target: Target) -> dict[str, Any]:
     """Segments one volume and writes it; returns the run's summary. On Ctrl-C the finished slices are written."""
-    from DeSAMSegmentLib.data.reading import read_volume
-    from DeSAMSegmentLib.engine.segment.segment import Segmentation
-
-    probe(target.path)
-    volume = read_volume(target.source, work.series)
-    if volume.note:
-        work.show(Log(volume.note))
-    dicom = _dicom_segmentation(work, target)
-    run = Segmentation(volume, work.network, work.options, work.session)
-    slices: list[SliceDone] = []
+    done = total = 0
     summary: dict[str, Any] = {}
+    events = segment_file(
+        target, work.network, work.options, work.session, work.confidence, work.series, work.model_sha256
+    )
     try:
-        for event in run.events():
+        for event in events:
             if isinstance(event, SliceDone):
-                slices.append(event)
-            elif isinstance(event, Started):
-                event = replace(event, title=f"{target.name}: {event.title}")
+                done, total = event.done, event.total
             elif isinstance(event, Finished):
-                _write(work, target, dicom or volume, event.result.labels, slices)
                 summary = event.summary
             work.show(event)
     except KeyboardInterrupt:
-        if slices:
-            _write(work, target, dicom or volume, run.labels, slices)
-            work.show(Log(f"Stopped: {len(slices)} of {slices[0].total} slices are in {target.path}."))
+        events.close()  # where it came while an event was shown
+        if done:
+            work.show(Log(f"Stopped: {done} of {total} slices are in {target.path}."))
         raise
     return summary
-
-
-def _dicom_segmentation(work: Work, target: Target) -> DicomSegmentation | None:
-    """What the labels will be drawn into, where the target is DICOM: before the work, for it may be refused."""
-    if target.path.suffix.lower() != ".dcm":
-        return None
-    from DeSAMSegmentLib.data.dicom_seg import Algorithm, DicomSegmentation
-    from DeSAMSegmentLib.store.library import Library
-    from DeSAMSegmentLib.store.weights import hash_file
-
-    card = work.network.card
-    algorithm = Algorithm(card.name, __version__, hash_file(Library().resolve(work.model)))
-    return DicomSegmentation(target.source, work.series, card.labels, algorithm)
-
-
-def _write(
-    work: Work, target: Target, like: Volume | DicomSegmentation, labels: np.ndarray, slices: list[SliceDone]
-) -> None:
-    from DeSAMSegmentLib.data.volume import Volume
-    from DeSAMSegmentLib.data.writing import write_labelmap, write_segmentation
-
-    if not isinstance(like, Volume):
-        like.write(target.path, labels)
-    elif target.path.name.lower().endswith(".seg.nrrd"):
-        write_segmentation(target.path, labels, like, work.network.card.labels)
-    else:
-        write_labelmap(target.path, labels, like)
-    work.show(Saved(target.path, "segmentation"))
-    if work.confidence:
-        table = target.path.with_name(f"{target.name}.confidence.csv")
-        lines = [f"{each.index},{each.confidence:.4f},{each.agreement:.4f}" for each in slices]
-        write_text(table, "\n".join(["slice,confidence,agreement", *lines]) + "\n")
-        work.show(Saved(table, "report"))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +11,9 @@ from DeSAMSegmentLib.data.cases import load_labelled, patient_finder
 from DeSAMSegmentLib.data.labels import Matcher, drawn
 from DeSAMSegmentLib.data.reading import read_labels
 from DeSAMSegmentLib.data.slices import Slices, SliceSpec
-from DeSAMSegmentLib.engine.evaluate.report import markdown_table, write_markdown
+from DeSAMSegmentLib.engine.evaluate.report import markdown_table, write_html, write_markdown
 from DeSAMSegmentLib.engine.evaluate.scores import Score
 from DeSAMSegmentLib.engine.figures import INK, PAPER, draw_slice, drawing, shown_window
-from DeSAMSegmentLib.files import write_text
-from markdown_it import MarkdownIt
 
 from .methods import METHODS, TABLES, Method
 from .plan import CURVE, REAL, BenchmarkOptions, Run
@@ -34,16 +29,6 @@ ways.
 A case in which a label is absent in ground truth and prediction is left out; absent in one of the two, its Dice is 0.
 
 The difference to the baseline is of the same cases and seeds, with a 95 % bootstrap interval over patients.
-"""
-
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #1c1e21; }
-table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.3em 0.8em; text-align: right; border-bottom: 1px solid #d8dade; }
-th:first-child, td:first-child { text-align: left; }
-th { border-bottom: 2px solid #1c1e21; vertical-align: bottom; }
-img { max-width: 100%; margin: 1em 0; }
 """
 
 
@@ -107,24 +92,6 @@ def write_benchmark(material: Material) -> list[Path]:
     blocks += _pictures(material)
     blocks += ["## How to read this", HOW_TO_READ]
     return [write(material.folder, title, blocks) for write in (write_markdown, write_html)]
-
-
-def write_html(folder: Path, title: str, blocks: Sequence[str]) -> Path:
-    """report.html of the same blocks as report.md, with its images inside; returns its path."""
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
-    body = "\n".join(_rendered(folder, block) for block in [f"# {title}", *blocks])
-    path = folder / "report.html"
-    write_text(path, f'<!doctype html><html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n')
-    return path
-
-
-def _rendered(folder: Path, block: str) -> str:
-    if image := re.fullmatch(r"!\[(.*)\]\((.*)\)", block):
-        data = base64.b64encode((folder / image[2]).read_bytes()).decode()
-        return f'<img alt="{html.escape(image[1])}" src="data:image/png;base64,{data}">'
-    # no more rules than the report needs: nothing in the name of a case or a site becomes a link, an image or markup
-    page = MarkdownIt("zero").enable(["heading", "table"]).render(block)
-    return re.sub(r"<td>\*\*(.*)\*\*</td>", r"<td><strong>\1</strong></td>", page)
 
 
 def _table(material: Material, title: str, methods: Sequence[Method]) -> list[str]:

@@ -7,7 +7,7 @@ What does not make one volume is refused.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class Series:
     """One series of a folder, for a table.
 
     Attributes:
-      slices: how many its largest stack has; files: those of this stack.
+      slices: how many its largest stack has; files: all of its files.
       spacing: of the volume's voxels in mm along i, j and k; empty when there is a problem.
       problem: why it cannot be read as one volume, as a predicate, and what to do about it; empty when it can.
       rank: of several series the one with the highest is read.
@@ -57,28 +57,36 @@ class Series:
 
 def find_series(folder: Path) -> list[Series]:
     """The DICOM series in and below a folder, those that are no volume included. Reads no pixels."""
-    return _described(find_planes(folder)[0])
+    return survey(folder)[0]
 
 
-def read_series(folder: Path, error: Refusal, series: str = "") -> tuple[np.ndarray, np.ndarray, str]:
+def survey(where: Path | Iterable[Path]) -> tuple[list[Series], list[Path]]:
+    """The DICOM series below a folder, or of some files; and the files that ought to be DICOM and cannot be read."""
+    planes, broken = find_planes(where)
+    return _described(planes), broken
+
+
+def read_series(
+    folder: Path, error: Refusal, series: str = "", files: Sequence[Path] = ()
+) -> tuple[np.ndarray, np.ndarray, str]:
     """One series of a folder, or of one file: voxels (K, J, I), IJK to RAS, and what should be said about them.
 
     Arguments:
       series: description, number, UID or its beginning; empty for the series with the most slices.
+      files: those of the folder to look at; empty for all.
 
     Raises:
       error: no DICOM images, none or several such series, or images that are no single volume.
     """
-    chosen, note = one_series(folder, error, series)
+    chosen, note = one_series(folder, error, series, files)
     assert chosen.stack is not None
     return _voxels(chosen.stack, error), chosen.stack.affine, note
 
 
-def one_series(folder: Path, error: Refusal, series: str = "") -> tuple[Series, str]:
+def one_series(folder: Path, error: Refusal, series: str = "", files: Sequence[Path] = ()) -> tuple[Series, str]:
     """The series that ``read_series`` reads, which has a stack, and what should be said about it. Reads no pixels."""
-    planes, broken = find_planes(folder)
+    found, broken = survey(files or folder)
     names = _listed(path.name for path in broken)
-    found = _described(planes)
     if not found and broken:
         raise error(f"No DICOM file in {folder} can be read ({names}).", COPY_AGAIN)
     if not found:
@@ -149,7 +157,7 @@ def _describe(planes: list[Plane]) -> Series:
     first, slices = groups[0][0], len(groups[0])
     keys = ("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality")
     uid, number, description, modality = (first.texts[key] for key in keys)
-    paths = tuple(dict.fromkeys(plane.path for plane in groups[0]))
+    paths = tuple(dict.fromkeys(plane.path for plane in planes))
     series = Series(uid, number, description, modality, slices, *first.size, paths)
     try:
         equal = [each[0] for each in groups if _size(each) == _size(groups[0])]

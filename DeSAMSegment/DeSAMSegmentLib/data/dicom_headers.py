@@ -6,7 +6,7 @@ import math
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,9 @@ class Plane:
         return "" if mine == theirs else "kind"
 
 
-def find_planes(path: Path) -> tuple[list[Plane], list[Path]]:
-    """The slices of a file, or in and below a folder; and the files that ought to be DICOM and cannot be read.
+def find_planes(where: Path | Iterable[Path]) -> tuple[list[Plane], list[Path]]:
+    """The slices of a file, of some files, or in and below a folder; and the files that ought to be DICOM and cannot
+    be read.
 
     A copy counts once. A DICOMDIR stands for its folder: what lies there is read whether the list names it or not.
     """
@@ -88,7 +89,7 @@ def find_planes(path: Path) -> tuple[list[Plane], list[Path]]:
     seen = set()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's, about values against the standard
-        for file in _files(path):
+        for file in walk(where) if isinstance(where, Path) else where:
             try:
                 found = _planes(file)
             except Exception:  # in a damaged header pydicom raises whatever it meets
@@ -103,8 +104,8 @@ def find_planes(path: Path) -> tuple[list[Plane], list[Path]]:
     return planes, broken
 
 
-def _files(path: Path) -> Iterator[Path]:
-    """The file itself, or the files below a folder by name; through links, but into no folder twice."""
+def walk(path: Path) -> Iterator[Path]:
+    """The file itself, or the files below a folder by name; through links, but into no folder twice, no hidden one."""
     if path.name.upper() == "DICOMDIR":
         path = path.parent
     if path.is_file():
@@ -115,7 +116,7 @@ def _files(path: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
+        folders[:] = sorted(name for name in folders if name[0] != ".")
         yield from (Path(root, name) for name in sorted(names) if name[0] != "." and name.upper() != "DICOMDIR")
 
 

@@ -42,7 +42,7 @@ class DicomSegmentation:
     """A segmentation of a series, before it is drawn. Reads headers and no pixels.
 
     Arguments:
-      path, series: of the images, as for ``read_volume``.
+      path, series, files: of the images, as for ``read_volume``.
       labels: one per segment, in this order.
 
     Raises:
@@ -50,14 +50,16 @@ class DicomSegmentation:
       they are not one instance or frame each, with a position.
     """
 
-    def __init__(self, path: Path, series: str, labels: Sequence[LabelLike], algorithm: Algorithm) -> None:
+    def __init__(
+        self, path: Path, series: str, labels: Sequence[LabelLike], algorithm: Algorithm, files: Sequence[Path] = ()
+    ) -> None:
         try:
             import highdicom  # noqa: F401
         except ImportError as error:
             what = f"DICOM segmentations need the Python package highdicom ({error})."
             raise BadInput(what, "Install it.", kind="no-highdicom") from None
         try:
-            stack = one_series(path, BadVolume, series)[0].stack
+            stack = one_series(path, BadVolume, series, files)[0].stack
         except BadVolume as problem:
             what = f"A DICOM segmentation needs a DICOM series to refer to. {problem.what}"
             raise BadInput(what, OTHERWISE) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,19 +30,20 @@ NO_ROOM = "Close other programs, or crop or resample the image first."
 WHOLE = 1e-3  # a label of 1.0004 is 1: some programs save labels as scaled numbers
 
 
-def read_volume(path: str | Path, series: str = "") -> Volume:
+def read_volume(path: str | Path, series: str = "", files: Sequence[Path] = ()) -> Volume:
     """An image from a file, or from a folder with DICOM slices; ``Volume.note`` says what was chosen or repaired.
 
     A 2-D image is read as a volume of one slice.
 
     Arguments:
       series: which DICOM series of a folder: number, description or UID; empty for the one with the most slices.
+      files: of a DICOM folder, those to look at; empty for all.
 
     Raises:
       BadVolume: whatever makes it impossible to segment.
     """
     path = Path(path)
-    array, affine, note, _ = _read(path, BadVolume, series)
+    array, affine, note, _ = _read(path, BadVolume, series, files)
     volume = Volume(_scalar(array, path, BadVolume), affine, _stem(path), path, note)
     check_shape(volume)
     check_voxels(volume)
@@ -89,7 +91,9 @@ def as_labels(array: np.ndarray, title: str) -> np.ndarray:
     return array.astype(np.uint8 if array.max() <= 255 else np.uint16)
 
 
-def _read(path: Path, error: Refusal, series: str = "") -> tuple[np.ndarray, np.ndarray, str, dict[str, str]]:
+def _read(
+    path: Path, error: Refusal, series: str = "", files: Sequence[Path] = ()
+) -> tuple[np.ndarray, np.ndarray, str, dict[str, str]]:
     """Voxels, IJK to RAS, a note for the log, and the text fields of the header where the format has some."""
     check_name(path)
     name = path.name.lower()
@@ -101,7 +105,7 @@ def _read(path: Path, error: Refusal, series: str = "") -> tuple[np.ndarray, np.
         if path.is_dir() or _start(path, error)[128:] == b"DICM":
             from .dicom import read_series  # pydicom, which other formats do not need
 
-            return *read_series(path, error, series), {}
+            return *read_series(path, error, series, files), {}
         if name.endswith((".nii", ".nii.gz")):
             return *read_nifti(path, error), {}
         if name.endswith((".nrrd", ".nhdr")):

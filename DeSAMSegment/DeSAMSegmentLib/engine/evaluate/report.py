@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -26,6 +28,14 @@ COLUMNS = {
     "painted_percent": "empty slices painted %",
     "missed_percent": "slices missed %",
 }
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #1c1e21; }
+table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.3em 0.8em; text-align: right; border-bottom: 1px solid #d8dade; }
+th:first-child, td:first-child { text-align: left; }
+th { border-bottom: 2px solid #1c1e21; vertical-align: bottom; }
+img { max-width: 100%; margin: 1em 0; }
+"""
 CONVENTIONS = """\
 A label absent in both ground truth and prediction has nothing to measure and is left out of every mean. Absent in one
 of the two, its Dice is 0 and its distances are undefined and left out; the number of cases behind each mean is in
@@ -139,3 +149,25 @@ def write_markdown(folder: Path, title: str, blocks: Sequence[str]) -> Path:
     path = folder / "report.md"
     write_text(path, "\n\n".join([f"# {title}", *blocks]) + "\n")
     return path
+
+
+def write_html(folder: Path, title: str, blocks: Sequence[str], name: str = "report.html") -> Path:
+    """A page of the same blocks as report.md, with its images inside; returns its path.
+
+    Nothing in the name of a case or a site becomes a link, an image or markup.
+    """
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    body = "\n".join(_rendered(folder, block) for block in [f"# {title}", *blocks])
+    path = folder / name
+    write_text(path, f'<!doctype html><html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n')
+    return path
+
+
+def _rendered(folder: Path, block: str) -> str:
+    from markdown_it import MarkdownIt  # not among what a panel needs
+
+    if image := re.fullmatch(r"!\[(.*)\]\((.*)\)", block):
+        data = base64.b64encode((folder / image[2]).read_bytes()).decode()
+        return f'<img alt="{html.escape(image[1])}" src="data:image/png;base64,{data}">'
+    page = MarkdownIt("zero").enable(["heading", "table"]).render(block)
+    return re.sub(r"<td>\*\*(.*)\*\*</td>", r"<td><strong>\1</strong></td>", page)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ... import __version__
 from ...files import probe, write_text
 from ..events import Event, Finished, Log, Saved, SliceDone, Started
 from ..options import SegmentOptions
@@ -14,7 +16,9 @@ from .targets import Target
 if TYPE_CHECKING:
     import numpy as np
 
+    from ...data.dicom_seg import DicomSegmentation
     from ...data.volume import Volume
+    from ...store.card import ModelCard
     from ..runtime.loading import DeSAM
     from ..runtime.session import Session
 
@@ -26,13 +30,15 @@ def segment_file(
     session: Session,
     confidence: bool = False,
     series: str = "",
+    sha256: str = "",
 ) -> Generator[Event, None, None]:
     """Reads a volume, segments it and writes the result, within a job that has begun.
 
     A run that is cut short (closed, or interrupted from the keyboard) writes the slices that are finished.
 
     Arguments:
-      confidence: also write ``NAME.confidence.csv``. series: which one of a DICOM folder.
+      confidence: also write ``NAME.confidence.csv``. series: which one of a DICOM folder. sha256: of the
+        model's file, for a target that is DICOM.
 
     Raises:
       DeSAMError: when the volume cannot be read or segmented, or the result not be written.
@@ -44,6 +50,7 @@ def segment_file(
     volume = read_volume(target.source, series)
     if volume.note:
         yield Log(volume.note)
+    like = dicom_segmentation(target, network.card, sha256, series) or volume
     run = Segmentation(volume, network, options, session)
     slices: list[SliceDone] = []
     saved: list[Saved] = []
@@ -54,27 +61,53 @@ def segment_file(
             elif isinstance(event, Started):
                 event = replace(event, title=f"{target.name}: {event.title}")
             elif isinstance(event, Finished):
-                saved = _write(target, network, volume, event.result.labels, slices if confidence else [])
+                saved = write_result(target, like, event.result.labels, network.card, slices if confidence else [])
                 yield from saved
                 event = replace(event, result=target.path)
             yield event
     except (GeneratorExit, KeyboardInterrupt):
         if slices and not saved:
-            _write(target, network, volume, run.labels, slices if confidence else [])
+            write_result(target, like, run.labels, network.card, slices if confidence else [])
         raise
 
 
-def _write(target: Target, network: DeSAM, volume: Volume, labels: np.ndarray, slices: list[SliceDone]) -> list[Saved]:
+def dicom_segmentation(
+    target: Target, card: ModelCard, sha256: str, series: str = "", files: Sequence[Path] = ()
+) -> DicomSegmentation | None:
+    """What the labels will be drawn into, where the target is DICOM: before the work, for it may be refused.
+
+    Arguments:
+      sha256: of the model's file. series, files: as for ``read_volume``.
+    """
+    if target.path.suffix.lower() != ".dcm":
+        return None
+    from ...data.dicom_seg import Algorithm, DicomSegmentation
+
+    algorithm = Algorithm(card.name, __version__, sha256)
+    return DicomSegmentation(target.source, series, card.labels, algorithm, files)
+
+
+def write_result(
+    target: Target,
+    like: Volume | DicomSegmentation,
+    labels: np.ndarray,
+    card: ModelCard,
+    confidence: Sequence[SliceDone] = (),
+) -> list[Saved]:
+    """Writes a label map, and with ``confidence`` the table of its slices; returns what was written."""
+    from ...data.volume import Volume
     from ...data.writing import write_labelmap, write_segmentation
 
-    if target.path.name.lower().endswith(".seg.nrrd"):
-        write_segmentation(target.path, labels, volume, network.card.labels)
+    if not isinstance(like, Volume):
+        like.write(target.path, labels)
+    elif target.path.name.lower().endswith(".seg.nrrd"):
+        write_segmentation(target.path, labels, like, card.labels)
     else:
-        write_labelmap(target.path, labels, volume)
+        write_labelmap(target.path, labels, like)
     saved = [Saved(target.path, "segmentation")]
-    if slices:
+    if confidence:
         table = target.path.with_name(f"{target.name}.confidence.csv")
-        lines = [f"{each.index},{each.confidence:.4f},{each.agreement:.4f}" for each in slices]
+        lines = [f"{each.index},{each.confidence:.4f},{each.agreement:.4f}" for each in confidence]
         write_text(table, "\n".join(["slice,confidence,agreement", *lines]) + "\n")
         saved.append(Saved(table, "report"))
     return saved

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,10 +33,7 @@ def plan(source: Path, output: Path, format: str) -> list[Target]:
       BadInput: no such file, no volume in the folder, an unknown output type, an output that would replace an
       input.
     """
-    suffix = SUFFIXES.get(format, "." + format.lstrip("."))
-    if suffix not in (*WRITTEN[:-1], *SUFFIXES.values()):
-        types = ", ".join((*WRITTEN[:-1], *SUFFIXES))
-        raise BadInput(f"Cannot write files of type {format}.", f"Choose one of {types}.")
+    suffix = suffix_of(format)
     if not source.exists():
         raise BadInput(f"There is no file or folder {source}.", "Check the path of the volume.")
     check_name(output)
@@ -48,12 +46,22 @@ def plan(source: Path, output: Path, format: str) -> list[Target]:
         types = ", ".join(WRITTEN)
         raise BadInput(f"{output} is not a type of file that can be written.", f"Choose one of {types}, or a folder.")
     else:
-        stems = {_stem(each) for each in volumes}
-        # beside x.nii.gz, x_0000.nii.gz keeps its number
-        names = [stem if (name := case_name(each)) in stems else name for each in volumes for stem in [_stem(each)]]
-        targets = [Target(name, each, output / f"{name}{suffix}") for name, each in zip(names, volumes, strict=True)]
+        targets = [Target(name, each, output / f"{name}{suffix}") for name, each in named(volumes)]
     check_targets(targets)
     return targets
+
+
+def suffix_of(format: str) -> str:
+    """The suffix of files of a format.
+
+    Raises:
+      BadInput: when it is none that can be written.
+    """
+    suffix = SUFFIXES.get(format, "." + format.lstrip("."))
+    if suffix not in (*WRITTEN[:-1], *SUFFIXES.values()):
+        types = ", ".join((*WRITTEN[:-1], *SUFFIXES))
+        raise BadInput(f"Cannot write files of type {format}.", f"Choose one of {types}.")
+    return suffix
 
 
 def check_targets(targets: list[Target]) -> None:
@@ -79,12 +87,8 @@ def _volumes(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
     entries = sorted(entry for entry in source.iterdir() if not entry.name.startswith("."))
-    files = [entry for entry in entries if entry.is_file() and entry.name.lower().endswith(VOLUMES)]
-    files = [entry for entry in files if not entry.name.lower().endswith(".seg.nrrd")]  # results of an earlier call
-    if files:
-        # nnU-Net: of a case that has a first channel, the others are no volumes of their own
-        first = {case_name(entry) for entry in files if _stem(entry).endswith("_0000")}
-        return [entry for entry in files if not (found := CHANNEL.fullmatch(_stem(entry))) or found[1] not in first]
+    if files := volume_files(entries):
+        return files
     if any(entry.is_file() for entry in entries):
         return [source]
     folders = [entry for entry in entries if entry.is_dir() and any(entry.iterdir())]
@@ -93,6 +97,21 @@ def _volumes(source: Path) -> list[Path]:
             f"The folder {source} holds no volume.", f"Give a folder of {', '.join(VOLUMES)} or DICOM files."
         )
     return folders
+
+
+def volume_files(entries: Iterable[Path]) -> list[Path]:
+    """Those of one folder's entries that are volumes."""
+    files = [entry for entry in entries if entry.is_file() and entry.name.lower().endswith(VOLUMES)]
+    files = [entry for entry in files if not entry.name.lower().endswith(".seg.nrrd")]  # results of an earlier call
+    # nnU-Net: of a case that has a first channel, the others are no volumes of their own
+    first = {case_name(entry) for entry in files if _stem(entry).endswith("_0000")}
+    return [entry for entry in files if not (found := CHANNEL.fullmatch(_stem(entry))) or found[1] not in first]
+
+
+def named(volumes: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Volumes of one folder with the names of their cases; beside x.nii.gz, x_0000.nii.gz keeps its number."""
+    stems = {_stem(each) for each in volumes}
+    return [(_stem(each) if case_name(each) in stems else case_name(each), each) for each in volumes]
 
 
 def case_name(path: Path) -> str:

@@ -8,14 +8,13 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from ...engine.events import PointScore, SliceDone
+from ...engine.events import LOW_AGREEMENT, LOW_CONFIDENCE, PointScore, SliceDone
 from ..kit.section import Section, Services
 from ..scene.charts import Curve, CurveChart
 from ..scene.geometry import worldFromSliceCentre
 from ..scene.gridpoints import GridPoints
 from .run import SegmentRun
 
-LOW_CONFIDENCE, LOW_AGREEMENT = 0.65, 0.8  # measured: benchmarks/README.md
 SHOWN = 12  # slices in the table
 INTERVAL = 0.5  # seconds between two refreshes during a run
 
