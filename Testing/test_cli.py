@@ -43,6 +43,7 @@ COMMANDS = [
     ["models", "delete"],
     ["models", "import-reference"],
     ["info"],
+    ["worker"],
 ]
 
 

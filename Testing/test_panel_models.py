@@ -115,6 +115,17 @@ def test_settings_of_this_computer_are_not_saved_with_the_scene(desk: Desk) -> N
     assert "CPU" in desk.segment.ui.deviceLabel.text
 
 
+def test_another_computer_is_a_device_and_its_name_is_remembered(desk: Desk) -> None:
+    ui, settings = desk.advanced.ui, desk.services.settings
+    for word, device in (("ssh", "ssh me@gpu"), ("cpu", "cpu"), ("ssh", "ssh me@gpu")):
+        ui.deviceSelector.setCurrentIndex(ui.deviceSelector.findData(word))
+        if not settings.get("sshHost"):
+            ui.hostEdit.setText(" me@gpu ")
+        assert settings.get("device") == device
+        assert ui.hostEdit.enabled == (word == "ssh")
+    assert "ssh me@gpu" in desk.segment.ui.deviceLabel.text
+
+
 def test_the_limit_of_the_cache_set_in_the_panel_holds_for_the_console_and_every_new_cache(desk: Desk) -> None:
     from DeSAMSegmentLib.data.feature_cache import DEFAULT_LIMIT, FeatureCache, store_limit
 

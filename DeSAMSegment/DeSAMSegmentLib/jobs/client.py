@@ -310,7 +310,7 @@ def worker_environment() -> dict[str, str]:
     return environment
 
 
-_NO_WINDOW = 0x08000000 if os.name == "nt" else 0  # CREATE_NO_WINDOW: a console would flash
+NO_WINDOW = 0x08000000 if os.name == "nt" else 0  # CREATE_NO_WINDOW: a console would flash
 
 
 def kill_tree_of(pid: int) -> None:
@@ -320,7 +320,7 @@ def kill_tree_of(pid: int) -> None:
             os.killpg(pid, signal.SIGKILL)  # the worker made itself the leader of a group
         else:
             subprocess.run(
-                ["taskkill", "/T", "/F", "/PID", str(pid)], capture_output=True, check=False, creationflags=_NO_WINDOW
+                ["taskkill", "/T", "/F", "/PID", str(pid)], capture_output=True, check=False, creationflags=NO_WINDOW
             )
     except (ProcessLookupError, PermissionError):
         pass  # gone already, or never became a group of its own

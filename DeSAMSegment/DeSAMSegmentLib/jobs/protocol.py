@@ -1,8 +1,8 @@
 """Records as JSON lines.
 
 Plain JSON values stand for themselves. Everything else is an object with the key ``~`` that names its kind:
-arrays (zlib + base64 with shape and dtype; those that are mapped from an ``.npy`` file, or too large for a line, go by
-file), paths, tuples, dicts with keys that are no strings, and the dataclasses of ``engine/events.py``,
+arrays (zlib + base64 with shape, dtype and digest; those that are mapped from an ``.npy`` file, or too large for a
+line, go by file), paths, tuples, dicts with keys that are no strings, and the dataclasses of ``engine/events.py``,
 ``engine/options.py`` and ``requests.py`` with the volumes and cases they carry. Result objects the client has no class
 for arrive as ``SimpleNamespace``.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import json
 import mmap
 import uuid
@@ -28,7 +29,7 @@ from ..engine import events, options
 from ..store.card import LabelInfo
 from . import requests
 
-VERSION = 2
+VERSION = 3
 INLINE_BYTES = 4_000_000  # arrays beyond this are better mapped from a file than squeezed through a pipe
 
 
@@ -105,8 +106,10 @@ def _pack_array(array: np.ndarray, folder: Path | None) -> dict[str, Any]:
         path = folder / f"{uuid.uuid4().hex}.npy"
         np.save(path, array)
         return {"~": "npy", "path": str(path)}
-    data = base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 1)).decode()
-    return {"~": "array", "shape": list(array.shape), "dtype": array.dtype.str, "data": data}
+    raw = np.ascontiguousarray(array).tobytes()
+    data = base64.b64encode(zlib.compress(raw, 1)).decode()
+    digest = hashlib.sha256(raw).hexdigest()
+    return {"~": "array", "shape": list(array.shape), "dtype": array.dtype.str, "sha256": digest, "data": data}
 
 
 def unpack(value: Any) -> Any:
@@ -120,6 +123,8 @@ def unpack(value: Any) -> Any:
         return {key: unpack(item) for key, item in value.items()}
     if kind == "array":
         raw = zlib.decompress(base64.b64decode(value["data"]))
+        if hashlib.sha256(raw).hexdigest() != value["sha256"]:
+            raise ValueError("an array whose digest is another")
         return np.frombuffer(raw, np.dtype(value["dtype"])).reshape(value["shape"])
     if kind == "npy":
         return np.load(value["path"], mmap_mode="r")

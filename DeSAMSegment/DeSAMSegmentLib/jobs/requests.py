@@ -6,11 +6,14 @@ Engines and torch are imported when a request is carried out: making one costs n
 from __future__ import annotations
 
 import queue
+import re
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..data.cases import Case
 from ..data.volume import Volume
@@ -18,10 +21,13 @@ from ..engine.events import Event, Finished, Progress, Started
 from ..engine.options import SegmentOptions, TrainOptions
 from ..engine.segment.files import segment_file
 from ..engine.segment.targets import Target
+from ..errors import BadInput
 from ..store.card import LabelInfo
 
 if TYPE_CHECKING:
     from ..engine.runtime.session import Session
+
+RECEIVED = 20  # models of other computers that are kept, the latest
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,41 @@ class ImportRequest:
         yield Finished("import", 0.0, self.model)
 
 
-Request = SegmentRequest | SegmentFileRequest | TrainRequest | EvaluateRequest | DownloadRequest | ImportRequest
+@dataclass(frozen=True)
+class ModelRequest:
+    """Where a model is kept that another computer sent; None when it is not here.
+
+    ``content``: the bytes of the model file, uint8, to be kept from now on.
+    """
+
+    sha256: str
+    content: np.ndarray | None = None
+
+    def events(self, session: Session | None) -> Iterator[Event]:
+        from ..files import atomic_path, home
+        from ..store.weights import hash_file
+
+        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise BadInput(f"{self.sha256} is no SHA-256.")
+        path = home() / "received" / f"{self.sha256}.desam"
+        if self.content is not None:
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(self.content.tobytes())
+            for old in sorted(path.parent.glob("*.desam"), key=lambda each: each.stat().st_mtime)[:-RECEIVED]:
+                old.unlink()
+        is_whole = path.is_file() and hash_file(path) == self.sha256
+        yield Finished("model", 0.0, path if is_whole else None)
+
+
+Request = (
+    SegmentRequest
+    | SegmentFileRequest
+    | TrainRequest
+    | EvaluateRequest
+    | DownloadRequest
+    | ImportRequest
+    | ModelRequest
+)
 
 
 def checked(volume: Volume) -> Volume:

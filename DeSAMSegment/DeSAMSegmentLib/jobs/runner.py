@@ -7,7 +7,8 @@ from typing import Any
 
 from ..engine.events import Event
 from ..errors import BadInput
-from .requests import Request
+from .remote import RemoteWorker, host_of
+from .requests import Request, SegmentRequest
 
 
 class Runner:
@@ -15,12 +16,25 @@ class Runner:
 
     def __init__(self) -> None:
         self._session: tuple[str, Any] | None = None
+        self._remote: RemoteWorker | None = None
 
     def run(self, request: Request) -> Generator[Event, None, None]:
         """Events of the job; raises what the engine raises."""
         if not isinstance(request, Request):
             raise BadInput(f"There is no job of the kind {type(request).__name__}.")
+        host = host_of(getattr(request, "device", ""))
+        if host is not None and isinstance(request, SegmentRequest):
+            yield from self._remote_worker(host).events(request)
+            return
         yield from request.events(self.session(request.device) if hasattr(request, "device") else None)  # type: ignore[arg-type]
+
+    def _remote_worker(self, host: str) -> RemoteWorker:
+        """The connection of all jobs on a computer, made anew when it is gone; choosing another computer ends it."""
+        if self._remote and (self._remote.host != host or not self._remote.alive):
+            self._remote.close()
+            self._remote = None
+        self._remote = self._remote or RemoteWorker(host)
+        return self._remote
 
     def session(self, device: str) -> Any:
         """The session of all jobs on a device; choosing another device ends it."""

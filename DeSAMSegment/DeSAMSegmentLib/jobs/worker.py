@@ -19,9 +19,10 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
+from .. import __version__
 from ..engine.runtime.allocator import give_back, tune_allocator
 from ..errors import BadInput, DeSAMError, OutOfMemory
 from ..files import make_scratch_folder
@@ -39,10 +40,18 @@ class Worker:
       sink: lines go there.
       runner: carries requests out.
       parent_gone: called when the source ends; without it the process ends, with everything it started.
+      far: the parent is on another computer: arrays go in the lines, whatever their size.
+      remedies: by kind, of errors that have to be mended on this computer, where no panel is.
     """
 
     def __init__(
-        self, source: IO[bytes], sink: IO[bytes], runner: Any = None, parent_gone: Callable[[], None] | None = None
+        self,
+        source: IO[bytes],
+        sink: IO[bytes],
+        runner: Any = None,
+        parent_gone: Callable[[], None] | None = None,
+        far: bool = False,
+        remedies: Mapping[str, str] | None = None,
     ) -> None:
         self._source, self._sink = source, sink
         self._runner = runner or Runner()
@@ -51,13 +60,15 @@ class Worker:
         self._cancelled: set[Any] = set()
         self._ended: tuple[Any, Any] | None = None  # the last job and its end
         self._lines: queue.Queue[bytes | None] = queue.Queue()
+        self._far, self._remedies = far, remedies or {}
         self._folder = make_scratch_folder("worker")
 
     def serve(self) -> None:
         """Until standard input ends."""
         writer = threading.Thread(target=self._write, daemon=True)
         writer.start()
-        self._send({"ready": {"pid": os.getpid(), "folder": self._folder, "version": protocol.VERSION}})
+        facts = {"pid": os.getpid(), "folder": self._folder, "version": protocol.VERSION, "program": __version__}
+        self._send({"ready": facts})
         threading.Thread(target=self._read, daemon=True).start()
         try:
             while (item := self._requests.get()) is not None:
@@ -122,12 +133,14 @@ class Worker:
             self._end(identifier, "failed", DeSAMError(what, "The log holds the details."))
 
     def _end(self, identifier: Any, how: str, error: DeSAMError | None = None) -> None:
+        if error and error.kind in self._remedies:
+            error = DeSAMError(error.what, self._remedies[error.kind].format(**error.data))
         told = {"what": error.what, "do": error.do, "kind": error.kind, "data": error.data} if error else None
         self._ended = identifier, {"how": how, "error": told}
         self._send({"id": identifier, "end": self._ended[1]})
 
     def _send(self, message: Any) -> None:
-        self._lines.put(protocol.to_line(message, self._folder))
+        self._lines.put(protocol.to_line(message, None if self._far else self._folder))
 
     def _write(self) -> None:
         """A thread of its own: a parent too busy to read must not hold up the job."""
@@ -188,11 +201,11 @@ def _private_stdout() -> IO[bytes]:
     return private
 
 
-def main() -> None:
-    """Entry point of ``python -m DeSAMSegmentLib.jobs.worker``."""
+def main(**options: Any) -> None:
+    """Entry point of ``python -m DeSAMSegmentLib.jobs.worker``, and of ``desam worker`` with options of ``Worker``."""
     _own_group()
     tune_allocator()
-    Worker(_private_stdin(), _private_stdout()).serve()
+    Worker(_private_stdin(), _private_stdout(), **options).serve()
 
 
 if __name__ == "__main__":

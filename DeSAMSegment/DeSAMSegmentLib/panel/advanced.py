@@ -39,17 +39,24 @@ class AdvancedSection(Section):
         """Device, cache and wheels belong to this computer, not to the scene."""
         ui, settings = self.ui, self.services.settings
         devices = [(_("Automatic"), "auto"), (_("NVIDIA GPU (CUDA)"), "cuda"), (_("Apple GPU (MPS)"), "mps")]
-        for text, value in [*devices, (_("Processor (CPU)"), "cpu")]:
+        for text, value in [*devices, (_("Processor (CPU)"), "cpu"), (_("Another computer (ssh)"), "ssh")]:
             ui.deviceSelector.addItem(text, value)
-        ui.deviceSelector.setCurrentIndex(max(0, ui.deviceSelector.findData(settings.get("device"))))
-        ui.deviceSelector.connect("currentIndexChanged(int)", self._onDevice)
+        word = settings.get("device").partition(" ")[0]  # of "ssh user@host" too
+        ui.deviceSelector.setCurrentIndex(max(0, ui.deviceSelector.findData(word)))
+        ui.hostEdit.setText(settings.get("sshHost"))
+        ui.hostEdit.setEnabled(word == "ssh")
+        ui.deviceSelector.connect("currentIndexChanged(int)", lambda index: self._onDevice())
+        ui.hostEdit.connect("textChanged(QString)", lambda text: self._onDevice())
         self._showCacheLimit()
         ui.cacheSpinBox.connect("valueChanged(double)", self._onCacheLimit)
         ui.wheelsEdit.setCurrentPath(settings.get("wheelsFolder"))
         ui.wheelsEdit.connect("currentPathChanged(QString)", lambda path: settings.set("wheelsFolder", path))
 
-    def _onDevice(self, index: int) -> None:
-        self.services.settings.set("device", self.ui.deviceSelector.itemData(index))
+    def _onDevice(self) -> None:
+        word, host = self.ui.deviceSelector.itemData(self.ui.deviceSelector.currentIndex), self.ui.hostEdit.text.strip()
+        self.ui.hostEdit.setEnabled(word == "ssh")
+        self.services.settings.set("sshHost", host)
+        self.services.settings.set("device", f"ssh {host}" if word == "ssh" else word)
         self.services.settings.set("lastDevice", "")
         self.services.jobs.stateChanged.emit()
 

@@ -10,6 +10,7 @@ import slicer
 
 DEFAULTS: dict[str, Any] = {
     "device": "auto",
+    "sshHost": "",  # of the device "ssh HOST", remembered while another one is chosen
     "lastDevice": "",  # in words, as the last job reported it
     "wheelsFolder": "",
     "continueInstallation": False,

@@ -12,6 +12,7 @@ from ...engine.events import SliceDone, Started
 from ...engine.options import SegmentOptions
 from ...errors import DeSAMError
 from ...jobs.client import JobEnd
+from ...jobs.remote import host_of
 from ..kit import words
 from ..kit.remedies import inWords
 from ..kit.section import Section, Services
@@ -135,6 +136,8 @@ class SegmentSection(Section):
             return _("There is no model yet. Make one in the Fine-tune section, or import one in the Models section.")
         if model.card is None:
             return model.problem
+        if host_of(self.services.settings.get("device")) is not None:
+            return ""  # the other computer has weights of its own
         present = {status.info.id: status.path for status in self.services.registry.weights()}
         if present.get(model.card.backbone) is None:
             text = _("The weights of the backbone {name} are not installed. Get them in the Models section.")
