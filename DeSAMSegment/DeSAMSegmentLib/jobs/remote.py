@@ -43,8 +43,8 @@ REASONS = (
     ("", "{host} cannot be reached ({last}).", "See whether `ssh {host}` works in a terminal."),
 )  # fmt: skip
 INSTALL = (
-    "Install it on {host}, so that `ssh {host} desam --version` answers: `pip install desam-segment`, and a link to it "
-    "in a folder that is on the PATH there without a login."
+    "Install it there (`pip install desam-segment`), with a link to it in a folder that is on the PATH without a login: "
+    "`ssh {host} desam` has to print its help."
 )
 
 
@@ -203,7 +203,7 @@ class RemoteWorker:
         elif code == 127 or "not found" in said or "is not recognized" in said:
             what, do = "There is no program desam on {host}.", INSTALL
         else:
-            what, do = "DeSAM could not start on {host} ({last}).", "See what `ssh {host} desam --version` says."
+            what, do = "DeSAM could not start on {host} ({last}).", "See what `ssh {host} desam` says in a terminal."
         return BadInput(what.format(host=self.host, last=last), do.format(host=self.host))
 
     def _lost(self) -> DeSAMError:

@@ -21,7 +21,7 @@ def choose(name: str = "auto") -> torch.device:
     """
     if name.split()[:1] == ["ssh"]:
         what = "Over ssh a volume can be segmented, but nothing be trained or evaluated."
-        raise BadInput(what, "Choose a device of this computer, or log in there and run `desam train`.")
+        raise BadInput(what, "Choose a device of this computer, or log in there and work there.")
     if name == "auto":
         if torch.cuda.is_available() and _has_kernels(torch.device("cuda")):
             return torch.device("cuda")
