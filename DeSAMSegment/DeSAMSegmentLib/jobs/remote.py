@@ -43,8 +43,8 @@ REASONS = (
     ("", "{host} cannot be reached ({last}).", "See whether `ssh {host}` works in a terminal."),
 )  # fmt: skip
 INSTALL = (
-    "Install it there (`pip install desam-segment`), with a link to it in a folder that is on the PATH without a login: "
-    "`ssh {host} desam` has to print its help."
+    "Install it there (`pip install desam-segment`), with a link to it in a folder that is on the PATH without a "
+    "login: `ssh {host} desam` has to print its help."
 )
 
 
