@@ -217,7 +217,7 @@ def test_devices_of_this_computer_are_no_hosts() -> None:
 
 
 def test_only_segmenting_goes_over_ssh() -> None:
-    with pytest.raises(BadInput, match="Over ssh a volume can be segmented"):
+    with pytest.raises(BadInput, match="Over ssh only volumes that are loaded"):
         _ = Session(f"ssh {HOST}").chosen_device
 
 

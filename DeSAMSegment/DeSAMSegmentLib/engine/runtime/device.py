@@ -20,7 +20,7 @@ def choose(name: str = "auto") -> torch.device:
       BadInput: when the named device is unknown or not present.
     """
     if name.split()[:1] == ["ssh"]:
-        what = "Over ssh a volume can be segmented, but nothing be trained or evaluated."
+        what = "Over ssh only volumes that are loaded in 3D Slicer are segmented, and nothing is trained or evaluated."
         raise BadInput(what, "Choose a device of this computer, or log in there and work there.")
     if name == "auto":
         if torch.cuda.is_available() and _has_kernels(torch.device("cuda")):
