@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +21,8 @@ from host.fixtures import slicer
 SHAPE = (2, 48, 40)
 
 
-@pytest.fixture(name="home")
-def homeWithModel(own_home: Path, untrained_model: Path) -> Path:
-    """A home with the model "blobs", which takes any encoder."""
-    (own_home / "models").mkdir()
-    shutil.copy(untrained_model, own_home / "models" / "blobs.desam")
-    return own_home
-
-
 @pytest.fixture
-def logic(home: Path, scene: Any, quick_encoder: None) -> Any:
+def logic(quickHome: Path, scene: Any, quick_encoder: None) -> Any:
     return host.loadModule(MODULE).file.DeSAMSegmentLogic()
 
 
@@ -159,18 +149,6 @@ def test_a_folder_becomes_files_as_on_the_command_line(logic: Any, tmp_path: Pat
 # ---- panel ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(name="desk")
-def deskWithQuickWorker(home: Path, scene: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    """The open panel, its worker with the stand-in encoder."""
-    worker = str(Path(__file__).with_name("quick_worker.py"))
-    monkeypatch.setattr("DeSAMSegmentLib.panel.kit.process.WORKER_ARGUMENTS", [worker])
-    slicer.app.userSettings().clear()
-    opened = Desk()
-    opened.segment.modeSelector.setCurrentIndex(2)
-    yield opened
-    opened.close()
-
-
 def check(desk: Desk, *nodes: Any) -> None:
     for node in nodes:
         desk.segmentMany.ui.manySelector.setCheckState(node, qt.Qt.CheckState.Checked)
@@ -185,7 +163,7 @@ def waitUntilOver(desk: Desk) -> None:
     desk.waitUntil(lambda: desk.segmentMany.queue is None)
 
 
-def test_twenty_volumes_of_which_three_are_broken_and_one_kills_the_worker(desk: Desk, tmp_path: Path) -> None:
+def test_twenty_volumes_of_which_three_are_broken_and_one_kills_the_worker(quickDesk: Desk, tmp_path: Path) -> None:
     volumes = addVolumes(12)
     cine = addSequence(3)
     for seed in range(5):
@@ -194,8 +172,8 @@ def test_twenty_volumes_of_which_three_are_broken_and_one_kills_the_worker(desk:
     breakVolume(cine.GetNthDataNode(1))
     whole = (tmp_path / "in" / "case2.nii.gz").read_bytes()
     (tmp_path / "in" / "case2.nii.gz").write_bytes(whole[: len(whole) // 2])
-    check(desk, *volumes, cine)
-    many = desk.segmentMany
+    check(quickDesk, *volumes, cine)
+    many = quickDesk.segmentMany
     many.ui.manyFolderEdit.setCurrentPath(str(tmp_path / "in"))
     assert many.ui.segmentManyButton.toolTip == "Choose the folder to write to."
     many.ui.manyOutputEdit.setCurrentPath(str(tmp_path / "out"))
@@ -203,23 +181,23 @@ def test_twenty_volumes_of_which_three_are_broken_and_one_kills_the_worker(desk:
     killed: list[int] = []
 
     def kill() -> None:
-        if desk.workerPid():
-            workers.add(desk.workerPid())
-        if not killed and many.queue is not None and column(desk, 1)[7] == "running" and many.queue.run.done == 1:
-            killed.append(desk.workerPid())
-            os.kill(desk.workerPid(), signal.SIGKILL)
+        if quickDesk.workerPid():
+            workers.add(quickDesk.workerPid())
+        if not killed and many.queue is not None and column(quickDesk, 1)[7] == "running" and many.queue.run.done == 1:
+            killed.append(quickDesk.workerPid())
+            os.kill(quickDesk.workerPid(), signal.SIGKILL)
 
     timer = qt.QTimer()
     timer.setInterval(1)
     timer.connect("timeout()", kill)
     timer.start()
-    desk.press(many.ui.segmentManyButton)
+    quickDesk.press(many.ui.segmentManyButton)
     items = many.queue.items
-    waitUntilOver(desk)
+    waitUntilOver(quickDesk)
     timer.stop()
     assert killed
     assert len(workers) == 2, "one worker for all, and one more for the one that was killed"
-    states = dict(zip(column(desk, 0), column(desk, 1), strict=True))
+    states = dict(zip(column(quickDesk, 0), column(quickDesk, 1), strict=True))
     broken = {"volume 3", "cine, time 0.5 s", "case2"}
     assert states == {name: "failed" if name in broken else "done" for name in states}
     assert len(states) == 20
@@ -235,32 +213,32 @@ def test_twenty_volumes_of_which_three_are_broken_and_one_kills_the_worker(desk:
         if item.state == "done":
             assert item.text.startswith("Finished: 2 slices")
             assert item.result.GetSegmentation().GetNumberOfSegments() == 1, "the second try replaces the first"
-    assert desk.services.parameters.getNode("reviewVolume") is volumes[-1]
+    assert quickDesk.services.parameters.getNode("reviewVolume") is volumes[-1]
 
 
-def test_cancel_keeps_what_is_finished_and_begins_nothing_more(desk: Desk) -> None:
+def test_cancel_keeps_what_is_finished_and_begins_nothing_more(quickDesk: Desk) -> None:
     volumes = addVolumes(4)
-    check(desk, *volumes)
-    button = desk.segmentMany.ui.segmentManyButton
-    desk.press(button)
+    check(quickDesk, *volumes)
+    button = quickDesk.segmentMany.ui.segmentManyButton
+    quickDesk.press(button)
     assert button.text == "Cancel"
-    assert desk.segment.ui.applyButton.toolTip == "Another job is running. Wait for it, or stop it first."
-    items = desk.segmentMany.queue.items
-    desk.waitUntil(lambda: items[1].state == "running")
-    desk.press(button)
-    waitUntilOver(desk)
-    assert column(desk, 1) == ["done", "stopped", "not begun", "not begun"]
-    assert desk.segmentMany.ui.manyStatusLabel.text == "Stopped. 1 of 4 volumes segmented, 0 failed."
+    assert quickDesk.segment.ui.applyButton.toolTip == "Another job is running. Wait for it, or stop it first."
+    items = quickDesk.segmentMany.queue.items
+    quickDesk.waitUntil(lambda: items[1].state == "running")
+    quickDesk.press(button)
+    waitUntilOver(quickDesk)
+    assert column(quickDesk, 1) == ["done", "stopped", "not begun", "not begun"]
+    assert quickDesk.segmentMany.ui.manyStatusLabel.text == "Stopped. 1 of 4 volumes segmented, 0 failed."
     assert maskOf(items[0].result, volumes[0]).shape == SHAPE
     assert button.text == "Segment a&ll"
 
 
-def test_a_closed_scene_ends_the_queue_and_its_worker(desk: Desk) -> None:
-    check(desk, *addVolumes(2), addSequence(2))
-    desk.press(desk.segmentMany.ui.segmentManyButton)
-    desk.waitUntil(lambda: desk.segmentMany.queue.items[2].state == "running")
+def test_a_closed_scene_ends_the_queue_and_its_worker(quickDesk: Desk) -> None:
+    check(quickDesk, *addVolumes(2), addSequence(2))
+    quickDesk.press(quickDesk.segmentMany.ui.segmentManyButton)
+    quickDesk.waitUntil(lambda: quickDesk.segmentMany.queue.items[2].state == "running")
     slicer.mrmlScene.Clear(0)
     slicer.app.processEvents()
-    assert desk.segmentMany.queue is None
-    assert not desk.services.jobs.busy
-    assert desk.segmentMany.ui.segmentManyButton.toolTip == "Check volumes of the scene, or choose a folder."
+    assert quickDesk.segmentMany.queue is None
+    assert not quickDesk.services.jobs.busy
+    assert quickDesk.segmentMany.ui.segmentManyButton.toolTip == "Check volumes of the scene, or choose a folder."

@@ -61,4 +61,24 @@ def desk(home: Path, scene: Any) -> Iterator[Desk]:
     assert not slicer.app.layoutWasTouched
 
 
-__all__ = ["blobs", "desk", "furnishedHome", "home", "scene"]
+@pytest.fixture
+def quickHome(own_home: Path, untrained_model: Path) -> Path:
+    """A home with a model "blobs" of the label "blob" that takes any encoder, such as the stand-in."""
+    (own_home / "models").mkdir()
+    shutil.copy(untrained_model, own_home / "models" / "blobs.desam")
+    return own_home
+
+
+@pytest.fixture
+def quickDesk(quickHome: Path, scene: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    """The open panel with a real worker that has the stand-in encoder; the mode is the whole box."""
+    worker = str(Path(__file__).parents[1] / "quick_worker.py")
+    monkeypatch.setattr("DeSAMSegmentLib.panel.kit.process.WORKER_ARGUMENTS", [worker])
+    slicer.app.userSettings().clear()
+    opened = Desk()
+    opened.segment.modeSelector.setCurrentIndex(2)
+    yield opened
+    opened.close()
+
+
+__all__ = ["blobs", "desk", "furnishedHome", "home", "quickDesk", "quickHome", "scene"]

@@ -78,18 +78,49 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class EvaluateRequest:
+    """A model, or finished segmentations as the labels of cases of the same names, against ground truth."""
+
     cases: tuple[Case, ...]
     labels: dict[int, str]
     folder: Path
-    model: str
+    model: str = ""
     options: SegmentOptions = field(default_factory=SegmentOptions)
     device: str = "auto"
+    predictions: tuple[Case, ...] = ()
 
     def events(self, session: Session) -> Iterator[Event]:
         from ..engine.evaluate.evaluate import evaluate
 
-        cases = [checked_case(case) for case in self.cases]
-        return evaluate(cases, self.labels, self.folder, session, model=self.model, options=self.options)
+        cases, predictions = ([checked_case(case) for case in each] for each in (self.cases, self.predictions))
+        return evaluate(
+            cases, self.labels, self.folder, session,
+            model=self.model or None, predictions=predictions or None, options=self.options,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """A fine-tuned model, then others, each on what was held out when it was trained: an evaluation for each.
+
+    Arguments:
+      cases: those of its training that were held out, wholly or in part. folder: gets a folder per model.
+    """
+
+    cases: tuple[Case, ...]
+    folder: Path
+    models: tuple[str, ...]
+    options: SegmentOptions = field(default_factory=SegmentOptions)
+    device: str = "auto"
+
+    def events(self, session: Session) -> Iterator[Event]:
+        from ..engine.evaluate.evaluate import evaluate, held_out
+
+        card = session.model(self.models[0]).card
+        labels = {label.value: label.name for label in card.labels}
+        cases = [held_out(checked_case(case), card) for case in self.cases]
+        for model in self.models:
+            folder = self.folder / Path(model).stem
+            yield from evaluate(cases, labels, folder, session, model=model, options=self.options)
 
 
 @dataclass(frozen=True)
@@ -150,6 +181,7 @@ Request = (
     | SegmentFileRequest
     | TrainRequest
     | EvaluateRequest
+    | CompareRequest
     | DownloadRequest
     | ImportRequest
     | ModelRequest

@@ -17,6 +17,7 @@ from .kit.process import QtProcess
 from .kit.questions import Questions
 from .kit.section import Services
 from .kit.settings import Settings
+from .measure.section import MeasureSection
 from .models.registry import Registry
 from .models.section import ModelsSection
 from .scene.parameters import Parameters
@@ -56,6 +57,7 @@ class Panel:
         self.segmentMany = SegmentManySection(services, self.segment)
         self.review = ReviewSection(services)
         self.fineTune = FineTuneSection(services)
+        self.measure = MeasureSection(services, self.segment)
         self.models = ModelsSection(services)
         self.advanced = AdvancedSection(services)
         for section in self.sections:
@@ -68,7 +70,7 @@ class Panel:
 
     @property
     def sections(self) -> tuple[Any, ...]:
-        return (self.segment, self.segmentMany, self.review, self.fineTune, self.models, self.advanced)
+        return (self.segment, self.segmentMany, self.review, self.fineTune, self.measure, self.models, self.advanced)
 
     def _connectSections(self) -> None:
         review = self.review

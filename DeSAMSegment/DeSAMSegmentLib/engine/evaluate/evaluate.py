@@ -13,7 +13,7 @@ import numpy as np
 
 from ...data.cases import Case, load_labelled, names_in
 from ...data.grid import resample_labels
-from ...data.labels import LabelMap, Matcher, closest, drawn, has, ignored, listed, match
+from ...data.labels import IGNORE, LabelMap, Matcher, closest, drawn, has, ignored, listed, match
 from ...data.reading import read_labels
 from ...data.slices import Slices, SliceSpec
 from ...data.volume import Volume
@@ -27,10 +27,32 @@ from .report import EvaluationResult, write_report
 from .scores import Score, by_label, summarise
 
 if TYPE_CHECKING:
+    from ...store.card import ModelCard
     from ..runtime.loading import DeSAM
     from ..runtime.session import Session
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".seg.nrrd")
+
+
+def held_out(case: Case, card: ModelCard) -> Case:
+    """A case of a model's training with ground truth where the training never looked, and none elsewhere.
+
+    Raises:
+      BadInput: when nothing of the case was held out. BadVolume, BadLabels: it cannot be read.
+    """
+    held = card.training.get("held_out", {})
+    if case.name not in held:
+        raise BadInput(f"Nothing of {case.name} was held out when {card.name} was trained.", "Choose another case.")
+    positions = held[case.name]
+    if positions is None:
+        return case
+    volume, labels = load_labelled(case)
+    array = labels.array.astype(np.uint32)
+    value = int(array.max()) + 1
+    planes = np.moveaxis(array, Slices(volume, SliceSpec.from_dict(card.slices)).axis, 0)
+    planes[[index for index in range(len(planes)) if index not in positions]] = value
+    names = dict(labels.names) or {label.name: (label.value,) for label in card.labels}
+    return replace(case, image=volume, labels=array, slices="labelled", names=names | {IGNORE: (value,)})
 
 
 @dataclass(frozen=True)
@@ -64,7 +86,7 @@ def evaluate(
     session: Session | None = None,
     *,
     model: DeSAM | str | Path | None = None,
-    predictions: str | Path | None = None,
+    predictions: str | Path | Sequence[Case] | None = None,
     options: SegmentOptions | None = None,
 ) -> Iterator[Event]:
     """Scores a model, or a folder of finished label maps, on cases with known ground truth.
@@ -78,7 +100,8 @@ def evaluate(
       folder: where the report goes; made if absent.
       session: device, cache and what is loaded already, where a model segments.
       model: a path, a library name or a loaded ``DeSAM``; segments every case.
-      predictions: a folder of label maps named CASE.nii.gz (or .nrrd, .mha), instead of a model.
+      predictions: a folder of label maps named CASE.nii.gz (or .nrrd, .mha), or cases of the same names whose labels
+        they are, instead of a model.
 
     Raises:
       BadInput: no case, neither or both of ``model`` and ``predictions``, an unusable folder or model.
@@ -93,7 +116,8 @@ def evaluate(
         segmenter, known, words = model_segmenter(model, list(labels.values()), options, session)
     else:
         known = list(labels.values())
-        segmenter, words = _folder_segmenter(Path(str(predictions)), options), "the CPU"
+        finished = _folder_segmenter if isinstance(predictions, str | Path) else _case_segmenter
+        segmenter, words = finished(predictions, options), "the CPU"  # type: ignore[arg-type]
     yield Started("evaluate", folder.name, len(cases), "case", words)
     if left_out := [name for name in labels.values() if name not in known]:
         yield Log(f"The model does not know {listed(left_out)}: left out of the evaluation.", "warning")
@@ -128,19 +152,21 @@ def evaluate(
     yield Finished("evaluate", time.monotonic() - begun, result, result.summary)
 
 
-def _check(cases: Sequence[Case], model: object, predictions: str | Path | None) -> None:
+def _check(cases: Sequence[Case], model: object, predictions: str | Path | Sequence[Case] | None) -> None:
     if (model is None) == (predictions is None):
         raise BadInput("An evaluation needs either a model or a folder of predictions.", "Give one of the two.")
     if not cases:
         raise BadDataset("There is no case to evaluate.", "Choose a data set with labelled cases.")
-    if predictions is not None and not Path(predictions).is_dir():
+    if isinstance(predictions, str | Path) and not Path(predictions).is_dir():
         raise BadInput(f"There is no folder {predictions} of predictions.", "Give a folder of CASE.nii.gz files.")
 
 
-def _source(model: Any, predictions: str | Path | None) -> str:
+def _source(model: Any, predictions: str | Path | Sequence[Case] | None) -> str:
     """What was scored, in words."""
+    if isinstance(predictions, str | Path):
+        return f"predictions in {Path(predictions).name}"
     if model is None:
-        return f"predictions in {Path(str(predictions)).name}"
+        return "finished segmentations"
     return f"model {model.card.name if hasattr(model, 'card') else Path(str(model)).name}"
 
 
@@ -197,11 +223,24 @@ def _written(
     yield Saved(figure, "figure")
 
 
-def _folder_segmenter(folder: Path, options: SegmentOptions) -> Segmenter:
+def _case_segmenter(predictions: Sequence[Case], options: SegmentOptions) -> Segmenter:
+    """Takes the finished label map of a case from the prediction of its name."""
+    by_name = {case.name: case for case in predictions}
+
+    def read(case: Case, volume: Volume) -> Generator[Event, None, tuple[LabelMap, Slices]]:
+        yield from ()  # nothing takes long
+        _, prediction = load_labelled(by_name[case.name])
+        return prediction, Slices(volume, SliceSpec.for_volume(volume, axis=options.slice_axis))
+
+    return read
+
+
+def _folder_segmenter(folder: str | Path, options: SegmentOptions) -> Segmenter:
     """Reads the finished label map of a case; it may lie on another grid that overlaps the image's.
 
     Its labels are named by the file itself, by a dataset.json beside it, or as the case's own are.
     """
+    folder = Path(folder)
     names = names_in(folder)
 
     def read(case: Case, volume: Volume) -> Generator[Event, None, tuple[LabelMap, Slices]]:

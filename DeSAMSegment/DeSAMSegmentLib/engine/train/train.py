@@ -199,6 +199,7 @@ class _Training:
         spec = self.spec = common_spec([self.store.load(case)[0] for case in cases[:3]], options)
         self.folder.begin(self._config(), self.resume)
         training, held_out, excluded = hold_out(cases, self.store, spec, split)
+        self.held_out = {each.name: None if each.positions is None else sorted(each.positions) for each in held_out}
         if base is not None:
             yield from self._renamed(base.card)
         state = TrainingState(epochs=options.epochs)
@@ -357,6 +358,7 @@ class _Training:
                 "profile": options.profile,
                 "options": options.to_dict(),
                 "cases": [case.name for case in self.cases],
+                "held_out": self.held_out,  # case -> slices, None for all of them
                 "seed": options.seed,
                 "epochs": state.epoch,
                 "losses": [row["loss"] for row in state.history],

@@ -143,12 +143,12 @@ class Registry:
         FeatureCache().clear()
         self.changed.emit()
 
-    def runFolder(self, name: str) -> Path:
-        """Where a training run of this name keeps its files."""
+    def runFolder(self, name: str, kind: str = "runs") -> Path:
+        """Where a training run of this name keeps its files; of the kind "reports", an evaluation."""
         from ...files import home
 
         safe = "".join(letter if letter.isalnum() or letter in " -_." else "_" for letter in name).strip(" .")
-        return Path(home()) / "runs" / (safe or "model")
+        return Path(home()) / kind / (safe or "model")
 
     def hasInterruptedRun(self, name: str) -> bool:
         try:
