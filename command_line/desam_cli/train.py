@@ -27,6 +27,10 @@ def command(
     keep: shared.Keep = "",
     exclude: shared.Exclude = "",
     domain: shared.Domains = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(help="Earlier data of the --base model, mixed in (--replay-share) so that it does not forget."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in OUTPUT where it stopped, with its options.")
     ] = False,
@@ -57,15 +61,17 @@ def command(
 
     limit = None if cache_gb is None else cache_gb * 1e9
     session = Session(device, None if no_cache else FeatureCache(limit_bytes=limit))
-    events = train(cases, data.labels, output, options, session, resume=resume)
-    follow(events, json, lambda: _stopped(dataset, output, not no_cache))
+    earlier = read_dataset(replay).cases if replay else []
+    events = train(cases, data.labels, output, options, session, replay=earlier, resume=resume)
+    again = f"desam train {dataset} {output}{f' --replay {replay}' if replay else ''} --resume"
+    follow(events, json, lambda: _stopped(again, output, not no_cache))
 
 
-def _stopped(dataset: Path, output: Path, are_kept: bool) -> str:
+def _stopped(command: str, output: Path, are_kept: bool) -> str:
     """What Ctrl-C or a scheduler's SIGTERM leaves, and how to go on; ``are_kept``: whether features are."""
     if not (output / CONFIG).is_file():
         return "Stopped before the run was written: the same command starts it."
-    again = f"'desam train {dataset} {output} --resume' goes on with the same options."
+    again = f"'{command}' goes on with the same options."
     if not (output / BEST).is_file():
         kept = "; computed features are kept" if are_kept else ""
         return f"Stopped before the first epoch was finished{kept}. {again}"

@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import BadDataset, BadInput, BadLabels, printable
 from ..files import parse_json
 from .grid import resample_labels
-from .labels import IGNORE, LabelMap, Matcher, Names, drawn, label_values, plain
+from .labels import IGNORE, LabelMap, Matcher, Names, drawn, ignored, label_values, plain
 from .volume import Volume
 
 LARGEST_VALUE = 65535  # of a label
@@ -282,6 +282,12 @@ def labelled_slices(members: np.ndarray, axis: int) -> np.ndarray:
     """Array indices along ``axis`` of the slices with at least one labelled voxel, ascending."""
     others = tuple(a for a in range(3) if a != axis)
     return np.flatnonzero(drawn(members).any(axis=others))
+
+
+def known_slices(members: np.ndarray, axis: int) -> np.ndarray:
+    """Array indices along ``axis`` of the slices where somebody labelled something, be it background; ascending."""
+    others = tuple(a for a in range(3) if a != axis)
+    return np.flatnonzero(~ignored(members).all(axis=others))
 
 
 def split(

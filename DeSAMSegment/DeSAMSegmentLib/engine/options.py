@@ -175,7 +175,11 @@ AXES = {
     "acquired": "As acquired (across the thickest slices)",
 }
 INTENSITIES = {"auto": "Automatic", "percentile": "Percentiles", "window": "Window"}
-PROFILES = {"new-site": "New site: few volumes, early stop", "paper": "Paper: the published recipe"}
+PROFILES = {
+    "new-site": "New site: few volumes, early stop",
+    "paper": "Paper: the published recipe",
+    "corrections": "Corrections: a few slices, near the base model",
+}
 SLICES = {"all": "All slices", "labelled": "Labelled slices only"}
 
 SHARE = Range(0, 1)
@@ -240,12 +244,13 @@ class SegmentOptions(Options):
 
 @dataclass(frozen=True)
 class TrainOptions(Options):
-    """How a decoder is fine-tuned. ``TrainOptions.paper()`` and ``TrainOptions.new_site()`` are the two profiles."""
+    """How a decoder is fine-tuned. ``paper()``, ``new_site()`` and ``corrections()`` are the profiles."""
 
     # fmt: off
     name: str = option("model", "Name", "Name of the new model.")
     profile: str = option("new-site", "Profile",
-        "new-site: a small decoder that learns from few volumes, with early stopping; paper: the published recipe.",
+        "new-site: a small decoder that learns from few volumes, with early stopping; paper: the published recipe; "
+        "corrections: a model is refined on a few corrected slices.",
         choices=PROFILES)
     mode: str = option("grid", "Train for", "The mode the model will be used in, which picks the best epoch.",
         choices=MODES)
@@ -309,6 +314,12 @@ class TrainOptions(Options):
     window: tuple[float, float] | None = option(None, "Window", WINDOW_TIP)
     base: str | None = option(None, "Base model",
         "Model to continue from, a file or a name; default: SAM's own decoder.", expert=True)
+    # half, as in CLEAR: Rolnick et al., Experience Replay for Continual Learning, NeurIPS 2019
+    replay_share: float = option(0.5, "Replay share", "Share of an epoch's slices that are of the replayed data.",
+        range=Range(0, 1, open_high=True), expert=True)
+    near_base: float = option(0.0, "Near the base",
+        "Penalty on the squared distance of what is trained from the base model (L2-SP), where nothing is replayed.",
+        range=Range(0), expert=True)
     patient_pattern: str = option("", "Patient pattern",
         "Regular expression whose first group names the patient in a case's name, for the split.", expert=True)
     amp: bool = option(True, "Mixed precision", "Half precision on CUDA.", expert=True)
@@ -317,6 +328,8 @@ class TrainOptions(Options):
     def _contradiction(self) -> str:
         if not self.name.strip():
             return "Name must not be empty: give the model a name."
+        if not self.base and (self.profile == "corrections" or self.near_base):
+            return "Corrections refine a model, and near the base needs one: give the base model."
         module = MASK_MODULES[self.variant]
         reserved = {each.backbone: name for name, each in MASK_MODULES.items() if each.backbone}
         if (module.backbone and self.backbone != module.backbone) or (
@@ -347,10 +360,25 @@ class TrainOptions(Options):
         return cls(**changes)
 
     @classmethod
+    def corrections(cls, **changes: Any) -> TrainOptions:
+        """A base model learns from a few slices: each counts, none is held out, and the weights stay near the base."""
+        recipe: dict[str, Any] = {
+            "profile": "corrections",
+            "epochs": 5,
+            "minutes": 1.0,
+            "styles": 0,
+            "validation_fraction": 0.0,
+            "patience": None,
+            "near_base": 0.1,  # Li, Grandvalet and Davoine, ICML 2018; benchmarks/corrections.py
+        }
+        return cls(**(recipe | changes))
+
+    @classmethod
     def of_profile(cls, profile: str, **changes: Any) -> TrainOptions:
         """The defaults of a profile, with changes over them; an unknown one is left to ``is_valid``."""
-        make = cls.paper if profile == "paper" else cls.new_site
-        return make(profile=profile, **changes)
+        makers: dict[str, Any] = {"paper": cls.paper, "corrections": cls.corrections}
+        made: TrainOptions = makers.get(profile, cls.new_site)(profile=profile, **changes)
+        return made
 
 
 def resolve(card: ModelCard, options: SegmentOptions) -> tuple[SegmentOptions, SliceSpec]:

@@ -60,7 +60,7 @@ class SegmentFileRequest:
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """``labels``: value to name, or with colours and terminology."""
+    """``labels``: value to name, or with colours and terminology. ``replay``: as in ``train``."""
 
     cases: tuple[Case, ...]
     labels: dict[int, str] | tuple[LabelInfo, ...]
@@ -68,12 +68,13 @@ class TrainRequest:
     options: TrainOptions = field(default_factory=TrainOptions)
     device: str = "auto"
     resume: bool = False
+    replay: tuple[Case, ...] = ()
 
     def events(self, session: Session) -> Iterator[Event]:
         from ..engine.train.train import train
 
-        cases = [checked_case(case) for case in self.cases]
-        return train(cases, self.labels, self.folder, self.options, session, resume=self.resume)
+        cases, replay = ([checked_case(case) for case in each] for each in (self.cases, self.replay))
+        return train(cases, self.labels, self.folder, self.options, session, replay=replay, resume=self.resume)
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class RunFolder:
                 )
             write_text(self.config, json.dumps(config, indent=2))
             return
-        before = read_config(self.path)
+        before = {"replay": []} | read_config(self.path)
         different = [key for key in config if before.get(key) != json.loads(json.dumps(config[key]))]
         if different:
             raise BadInput(
@@ -106,6 +106,7 @@ class RunFolder:
         saved = {
             "state": vars(state),
             "tensors": [parameter.detach().cpu() for parameter in learner.parameters],
+            "start": [tensor.cpu() for tensor in learner.start],
             "optimizer": learner.optimizer.state_dict(),
             "scaler": learner.scaler.state_dict(),
         }
@@ -127,7 +128,8 @@ class RunFolder:
             check_zip(self.state)
             saved = torch.load(self.state, map_location="cpu", weights_only=True)
             with torch.no_grad():
-                for parameter, tensor in zip(learner.parameters, saved["tensors"], strict=True):
+                kept = [*saved["tensors"], *saved.get("start", [])]
+                for parameter, tensor in zip([*learner.parameters, *learner.start], kept, strict=True):
                     if parameter.shape != tensor.shape:  # copying would stretch it
                         raise ValueError("a tensor of another shape")
                     parameter.copy_(tensor)

@@ -42,14 +42,16 @@ class Learner:
 
     Arguments:
       session: where to compute, and who is told when a batch had to be split.
+      stay: whether what is trained is held near where it starts, as strongly as ``options.near_base`` says.
     """
 
-    def __init__(self, model: DeSAM, options: TrainOptions, session: Session) -> None:
+    def __init__(self, model: DeSAM, options: TrainOptions, session: Session, stay: bool = False) -> None:
         self.model, self.options, self.session = model, options, session
         self.labels = model.config.labels
         self.device = device = session.device
         self.amp = options.amp and device.type == "cuda"
         self.parameters = model.trainable(options.train_prim)
+        self.start = [each.detach().clone() for each in self.parameters] if stay and options.near_base else []
         self.optimizer = torch.optim.Adam(self.parameters, lr=options.learning_rate)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp and half_type(device) is torch.float16)
         self.objective = Objective(options.iou_weight, options.profile != "paper", options.reference_losses)
@@ -90,9 +92,18 @@ class Learner:
         numbers, fitted = memory.with_backoff(work, planned, self.session.log, "training")
         if fitted < planned:
             self.part_size = fitted
+        if self.start:
+            self._pull_back()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return numbers
+
+    def _pull_back(self) -> None:
+        """Adds the gradient of the penalty on the distance from the start (L2-SP: Li et al., ICML 2018, equation 2)."""
+        self.scaler.unscale_(self.optimizer)
+        for parameter, start in zip(self.parameters, self.start, strict=True):
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.detach() - start, alpha=self.options.near_base)
 
     def _draw(self, targets: np.ndarray, label: int, rng: np.random.Generator) -> DrawnPrompts:
         if self.options.mode == "box" or not self.module.has_prim:

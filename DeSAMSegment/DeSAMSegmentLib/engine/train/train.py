@@ -18,15 +18,17 @@ import numpy as np
 from ...data.cases import Case, CaseStore
 from ...data.feature_cache import FeatureCache
 from ...data.labels import Matcher, closest, listed, match
+from ...data.slices import SliceSpec
 from ...errors import BadInput
 from ...files import probe, scratch_folder
 from ...model.config import DeSAMConfig
 from ...model.registry import BACKBONES
 from ...store.card import LabelInfo, ModelCard, software, utc_now
+from ...store.library import SUFFIX
 from ...store.terminology import default_labels
 from ..events import EpochDone, Event, Finished, Log, Progress, Saved, Started
 from ..figures import draw_training_curves
-from ..options import SegmentOptions, TrainOptions, declarations
+from ..options import SegmentOptions, TrainOptions, declarations, resolve
 from ..runtime import device as devices
 from ..runtime.features import stored_bytes
 from ..runtime.loading import DeSAM
@@ -57,14 +59,16 @@ def train(
     options: TrainOptions | None = None,
     session: Session | None = None,
     *,
+    replay: Sequence[Case] = (),
     resume: bool = False,
 ) -> Iterator[Event]:
-    """Fine-tunes a decoder per label on ``cases``.
+    """Fine-tunes a decoder per label on ``cases``. A slice that is ``ignore`` all over is not learnt from.
 
     Arguments:
       labels: value -> name of every label, or LabelInfo with colours and terminology; ``options.labels`` chooses.
       folder: where the run's files go.
       session: device, cache and what is loaded already; without a cache, one is used that is deleted afterwards.
+      replay: labelled cases of earlier data, mixed in so that the base model does not forget them.
       resume: continue the run in ``folder`` after its last finished epoch, if any, bit for bit on the CPU.
 
     Yields:
@@ -96,7 +100,8 @@ def train(
             chosen = in_base_order(chosen, base.card, options)
         matcher = Matcher([label.name for label in chosen], [label.value for label in chosen])
         store = CaseStore(matcher, scratch / "cases")
-        yield from _Training(cases, chosen, RunFolder(folder), options, session, store, resume).events(held, base)
+        run = _Training(cases, chosen, RunFolder(folder), options, session, store, resume, replay)
+        yield from run.events(held, base)
 
 
 def _draw_an_encoder(backbone: str) -> None:
@@ -181,8 +186,10 @@ class _Training:
         session: Session,
         store: CaseStore,
         resume: bool,
+        replay: Sequence[Case],
     ) -> None:
         self.cases, self.labels, self.folder = cases, labels, folder
+        self.replay = [replace(case, name=f"{case.name} (replayed)") for case in replay]
         self.options, self.session, self.store, self.resume = options, session, store, resume
 
     # ---- the run, top to bottom -----------------------------------------------------------------------------------
@@ -190,13 +197,14 @@ class _Training:
     def events(self, held: ExitStack, base: DeSAM | None) -> Iterator[Event]:
         """held: keeps the cache's promise to hold the features until the run is over."""
         options, session = self.options, self.session
+        self.base = None if base is None else base.card
         assert session.cache is not None
         yield Started("train", options.name, options.epochs, "epoch", devices.describe(session.device))
         cases, split = self.cases, options
         if options.from_labels:
             cases = yield from from_labels.stacks(self.cases, options)
             split = replace(options, patient_pattern=options.patient_pattern or from_labels.MAP_PATTERN)
-        spec = self.spec = common_spec([self.store.load(case)[0] for case in cases[:3]], options)
+        spec = self.spec = self._slice_spec(cases)
         self.folder.begin(self._config(), self.resume)
         training, held_out, excluded = hold_out(cases, self.store, spec, split)
         self.held_out = {each.name: None if each.positions is None else sorted(each.positions) for each in held_out}
@@ -205,7 +213,7 @@ class _Training:
         state = TrainingState(epochs=options.epochs)
 
         # features, once: most of the time of a short training
-        data = TrainingSet(training, self.store, spec, options, session, excluded)
+        data = TrainingSet(training, self.store, spec, options, session, excluded, self.replay)
         begun = time.perf_counter()
         yield from data.survey()
         self.connected = data.connected
@@ -218,7 +226,7 @@ class _Training:
         state.prepared = time.perf_counter() - begun
 
         # epochs, until they are enough
-        learner = Learner(self._model(base), options, session)
+        learner = Learner(self._model(base), options, session, stay=not self.replay)
         if self.resume and self.folder.state.exists():
             state = self.folder.restore(learner)
             self.folder.write_metrics(state.history)  # a kill after the last epoch's state left them short
@@ -304,6 +312,14 @@ class _Training:
 
     # ---- plans ----------------------------------------------------------------------------------------------------
 
+    def _slice_spec(self, cases: Sequence[Case]) -> SliceSpec:
+        """How volumes are cut: of corrections as the base cuts them, unless something else was chosen."""
+        options = self.options
+        if self.base is None or options.profile != "corrections":
+            return common_spec([self.store.load(case)[0] for case in cases[:3]], options)
+        cut = {name: getattr(options, name) for name in ("slice_axis", "intensity", "window")}
+        return resolve(self.base, SegmentOptions(**cut))[1]
+
     def _is_kept(self, score: ValidationScore | None, number: int, state: TrainingState) -> bool:
         """Whether this epoch's model becomes best.desam; remembers the epoch with the highest Dice."""
         top = state.top_values
@@ -332,6 +348,7 @@ class _Training:
         return {
             "options": self.options.to_dict(),
             "cases": [case.name for case in self.cases],
+            "replay": [case.name for case in self.replay],
             "labels": [asdict(label) for label in self.labels],
             "backbone_sha256": self.session.encoder.sha256,
         }
@@ -339,6 +356,14 @@ class _Training:
     def _card(self, model: DeSAM, score: ValidationScore | None, state: TrainingState) -> ModelCard:
         """The card of the model at the end of an epoch; ``score`` is the validation of that epoch, if there was one."""
         options, segmenting = self.options, declarations(SegmentOptions)
+        inference = {
+            "mode": options.mode,
+            "points": segmenting["points"].fallback,
+            "iou_threshold": segmenting["iou_threshold"].fallback,
+            "largest_component": self.connected,
+        }
+        if self.base is not None and options.profile == "corrections":  # a few slices do not tell what suits a volume
+            inference |= self.base.inference
         per_case = score.per_case.items() if score else ()
         return ModelCard(
             name=options.name,
@@ -348,17 +373,13 @@ class _Training:
             backbone_sha256=self.session.encoder.sha256,
             architecture=model.config.to_dict(),
             slices=self.spec.to_dict(),
-            inference={
-                "mode": options.mode,
-                "points": segmenting["points"].fallback,
-                "iou_threshold": segmenting["iou_threshold"].fallback,
-                "largest_component": self.connected,
-            },
+            inference=inference,
             training={
                 "profile": options.profile,
                 "options": options.to_dict(),
                 "cases": [case.name for case in self.cases],
                 "held_out": self.held_out,  # case -> slices, None for all of them
+                **({"base": Path(options.base or "").name.removesuffix(SUFFIX)} if options.base else {}),
                 "seed": options.seed,
                 "epochs": state.epoch,
                 "losses": [row["loss"] for row in state.history],

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...data.cases import Case, CaseStore, labelled_slices
+from ...data.cases import Case, CaseStore, known_slices, labelled_slices
 from ...data.labels import drawn, has, listed
 from ...data.slices import ACQUIRED, Slices, SliceSpec
 from ...data.volume import Volume
@@ -23,6 +23,7 @@ from ..runtime.session import Session
 from .augmentation import quarter_turns, stylise, transform
 
 WHOLE = 0.98  # of a label's voxels in its largest part: it is one part, but for what a hand leaves behind
+VISITS = 24  # slices of an epoch of corrections, at least: fewer are shown again
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class TrainingSet:
       spec: how volumes are cut and normalised.
       session: encodes what its cache lacks; it must have a cache.
       excluded: per case name, positions along the slice axis that are held out for validation.
+      replayed: cases of earlier data, mixed in so that they make up ``options.replay_share`` of an epoch.
     """
 
     def __init__(
@@ -113,9 +115,11 @@ class TrainingSet:
         options: TrainOptions,
         session: Session,
         excluded: dict[str, set[int]] | None = None,
+        replayed: Sequence[Case] = (),
     ) -> None:
         assert session.cache is not None
-        self.cases, self.store, self.spec, self.options = cases, store, spec, options
+        self.cases, self.store, self.spec, self.options = [*cases, *replayed], store, spec, options
+        self.own = len(cases)  # those that are not replayed come first
         self.session, self.cache = session, session.cache
         self.excluded = excluded or {}
         self.examples: list[Example] = []
@@ -214,11 +218,12 @@ class TrainingSet:
         return made
 
     def _chosen(self, case: Case, slices: Slices, members: np.ndarray) -> list[int]:
-        """Slice numbers that carry ground truth: all of a fully labelled case, the drawn ones of a partial one."""
-        every = range(len(slices))
+        """Slice numbers that carry ground truth: the drawn ones of a partly labelled case, else all but the ignored."""
+        known = set(known_slices(members, slices.axis))
+        every = [i for i in range(len(slices)) if slices.index(i) in known]
         if case.slices == "labelled" or self.options.slices == "labelled" or self.options.empty_fraction == 0:
             labelled = set(labelled_slices(members, slices.axis))
-            every = [i for i in every if slices.index(i) in labelled]  # type: ignore[assignment]
+            every = [i for i in every if slices.index(i) in labelled]
         held_out = self.excluded.get(case.name, set())
         return [i for i in every if slices.index(i) not in held_out]
 
@@ -229,8 +234,9 @@ class TrainingSet:
         return all(largest_share(mask[mask.any((1, 2))]) >= WHOLE for mask in masks)
 
     def _check(self, found: list[str]) -> None:
+        correcting = self.options.profile == "corrections"  # that nothing is there is a correction too
         absent = [name for name in self.store.matcher.labels if name not in found]
-        if absent:
+        if absent and not correcting:
             cases = self.cases[0].name if len(self.cases) == 1 else f"any of the {len(self.cases)} training cases"
             raise BadLabels(
                 f"The label {listed(absent)} does not occur in the label map of {cases}.",
@@ -238,7 +244,7 @@ class TrainingSet:
             )
         if not self.slices:
             raise BadDataset("There is no slice to train on.", "Add cases with labels.")
-        if all(self.empty):
+        if all(self.empty) and not correcting:
             raise BadLabels(
                 f"Nothing of the labels is left in slices of {self.spec.size} x {self.spec.size} pixels.",
                 "Draw more, or larger regions: single voxels vanish when a slice is made smaller.",
@@ -250,19 +256,39 @@ class TrainingSet:
         """Batches of (example, augmentation) of one epoch, a function of seed and epoch alone.
 
         Every slice with an organ is visited once, in an augmentation drawn at random; background slices are drawn so
-        that they make up ``empty_fraction`` of the epoch (a decoder that hardly saw one paints on all of them).
+        that they make up ``empty_fraction`` of the epoch (a decoder that hardly saw one paints on all of them). Of
+        corrections each is visited, again and again where they are few.
         """
         rng = np.random.default_rng([self.options.seed, number])
-        full = [i for i, empty in enumerate(self.empty) if not empty]
-        empty = [i for i, empty in enumerate(self.empty) if empty]
-        share = self.options.empty_fraction
-        wanted = round(len(full) * share / (1 - share)) if empty else 0
-        background = np.resize(rng.permutation(empty), wanted).astype(int)  # repeated where there are too few
-        order = rng.permutation(full + background.tolist()).tolist()
+        own = [i for i, (case, _) in enumerate(self.slices) if case < self.own]
+        if self.options.profile == "corrections":
+            chosen = np.resize(rng.permutation(own), max(len(own), VISITS)).tolist()
+        else:
+            chosen = [i for i in own if not self.empty[i]]
+            chosen += self._background(own, len(chosen), rng)
+        order = rng.permutation(chosen + self._replayed(len(chosen), rng)).tolist()
         versions = rng.integers(0, self.options.views + self.options.styles, len(order)).tolist()
         visits = list(zip(order, versions, strict=True))
         size = self.options.batch_size
         return [visits[i : i + size] for i in range(0, len(visits), size)]
+
+    def _background(self, among: Sequence[int], full: int, rng: np.random.Generator) -> list[int]:
+        """The background slices that go with ``full`` others, repeated where there are too few."""
+        share = self.options.empty_fraction
+        empty = [i for i in among if self.empty[i]]
+        wanted = round(full * share / (1 - share)) if empty else 0
+        return [int(i) for i in np.resize(rng.permutation(empty), wanted)]
+
+    def _replayed(self, own: int, rng: np.random.Generator) -> list[int]:
+        """What is mixed in with ``own`` visits, background slices in their usual share."""
+        old = [i for i, (case, _) in enumerate(self.slices) if case >= self.own]
+        if not old:
+            return []
+        share = self.options.replay_share
+        wanted = round(own * share / (1 - share))
+        background = self._background(old, round(wanted * (1 - self.options.empty_fraction)), rng)
+        full = [i for i in old if not self.empty[i]] or old
+        return [*np.resize(rng.permutation(full), wanted - len(background)).tolist(), *background]
 
     def batches(self, number: int) -> Iterator[Batch]:
         """The batches of an epoch; the next one is read while this one is learnt from."""
