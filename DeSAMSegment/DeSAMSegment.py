@@ -266,6 +266,45 @@ class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
         pairs = sceneCases(cases, labels, slices)
         return self._jobs.fineTune(pairs, start, chosen, where, device, resume, progress)
 
+    def learn(
+        self,
+        segmentations: Any,
+        volumes: Any,
+        slices: Any = None,
+        model: str = "",
+        replay: Any = None,
+        device: str = "auto",
+        progress: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Makes a new version of a model from corrected slices of its results, and puts it into the library.
+
+        Arguments:
+          segmentations, volumes: a node each, or a list of nodes each. Segments are matched to labels by name.
+          slices: for a single result its corrected slices, counted along the axis that the model cuts across; for
+            several a list of such lists; None takes all slices. One without a segment says that nothing is there.
+          model: what to start from, a name from ``models()``; its next version is named "... (v2)".
+          replay: (volume node, segmentation node) pairs that the model was trained on, mixed in so that it does not
+            forget them; without them a penalty holds the new version near the model.
+          device, progress: as in ``fineTune``. options: further fields of TrainOptions, such as name="prostate here".
+
+        Returns:
+          As ``fineTune``.
+
+        Example::
+
+            volume = slicer.util.getNode("MRHead")
+            result = logic.segment(volume, model="my organ").segmentationNode
+            # ... correct slices 12, 40 and 41 ...
+            better = logic.learn(result, volume, slices=[12, 40, 41], model="my organ").model
+        """
+        from DeSAMSegmentLib.panel.console import sceneCases
+
+        if not isinstance(volumes, (list, tuple)):
+            segmentations, volumes, slices = [segmentations], [volumes], [slices]
+        results = list(zip(volumes, segmentations, slices or [None] * len(volumes), strict=True))
+        return self._jobs.learn(results, model, sceneCases(replay or [], "", "all"), options, device, progress)
+
     def evaluate(
         self,
         cases: Any,

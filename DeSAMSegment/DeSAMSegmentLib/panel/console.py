@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from .scene.results import complete
 from .segment.queue import Queue, queueItems
 from .segment.run import SegmentRun
 from .train.cases import AnyCase, SceneCase, caseTitle, exportCases, validateCases
+from .train.corrections import CUT, correctedCase, learningRun
 from .train.run import TrainRun, trainOptions
 
 Progress = Callable[[Any], Any]  # takes each event of the engine; False cancels
@@ -148,13 +149,32 @@ class Console:
         where = folder or self.registry.runFolder(chosen.name)
         if folder is None and not resume and not self.registry.hasInterruptedRun(chosen.name):
             shutil.rmtree(where, ignore_errors=True)  # of a finished run, whose model is in the library
-        run = TrainRun(cases, chosen, where, device, resume=resume)
-        with self._exported(cases) as sources:
-            for event in self._events(run.request(sources), progress):
+        return self._trained(TrainRun(cases, chosen, where, device, resume=resume), folder is None, progress)
+
+    def learn(
+        self,
+        results: Sequence[tuple[Any, Any, Collection[int] | None]],
+        model: str,
+        replay: Sequence[AnyCase],
+        options: dict[str, Any],
+        device: str,
+        progress: Progress | None,
+    ) -> FineTuned:
+        """results: (volume node, segmentation node, slices), of ``None`` all."""
+        base = self._model(model)
+        cut = {name: options[name] for name in CUT if name in options}
+        cases = [correctedCase(base, *result, **cut) for result in results]
+        _check([*cases, *replay])
+        return self._trained(learningRun(self.registry, base, cases, replay, device, **options), True, progress)
+
+    def _trained(self, run: TrainRun, isOver: bool, progress: Progress | None) -> FineTuned:
+        """isOver: whether nothing is left to resume, unless it is cancelled."""
+        with scratch_folder("job", temporaryFolder()) as folder:
+            for event in self._events(complete(run.export(folder)), progress):
                 run.take(event)
         end = JobEnd("cancelled" if self._isCancelled else "finished")
-        name = self.registry.addTrained(run, isOver=folder is None and not self._isCancelled) if run.best else ""
-        return FineTuned(name, where, run.bestDice, run.epochs, run.endText(end, name), end.how == "cancelled")
+        name = self.registry.addTrained(run, isOver=isOver and not self._isCancelled) if run.best else ""
+        return FineTuned(name, run.folder, run.bestDice, run.epochs, run.endText(end, name), end.how == "cancelled")
 
     def evaluate(
         self,
@@ -170,7 +190,8 @@ class Console:
         _checkNames(cases, list(labels.values()))
         summary: dict[str, Any] = {}
         done: list[Any] = []
-        with self._exported(cases) as sources:
+        with scratch_folder("job", temporaryFolder()) as exported:
+            sources = complete(exportCases(cases, exported))
             request = EvaluateRequest(sources, labels, folder, model, options, device)
             for event in self._events(request, progress):
                 summary = getattr(event, "summary", summary)
@@ -204,11 +225,6 @@ class Console:
                 yield event
                 if self._isCancelled:
                     return
-
-    @contextlib.contextmanager
-    def _exported(self, cases: Sequence[AnyCase]) -> Iterator[Any]:
-        with scratch_folder("job", temporaryFolder()) as folder:
-            yield complete(exportCases(cases, folder))
 
     def models(self) -> list[RegisteredModel]:
         """The library as it is on disk now."""

@@ -79,6 +79,10 @@ class Panel:
             segment.sliceDone.connect(review.add)
             segment.ticked.connect(review.tick)
             segment.runEnded.connect(review.end)
+        review.restWanted.connect(self.segment.applyToRest)
+        review.learnWanted.connect(self.fineTune.follow)
+        review.modelWanted.connect(self.chooseModel)
+        self.fineTune.said.connect(review.say)
         self.fineTune.modelReady.connect(self.chooseModel)
         self.models.modelImported.connect(self.chooseModel)
         self.services.installer.changed.connect(self.services.registry.changed.emit)
@@ -94,6 +98,7 @@ class Panel:
         self.services.installer.continueAfterRestart()
         self.services.registry.changed.emit()
         self.fineTune.enter()
+        self.review.enter()
 
     def nodeRemoved(self) -> None:
         """A node is about to leave the scene; when it has, its training case leaves the table."""
@@ -105,6 +110,7 @@ class Panel:
         self._isPending = False
         if not self._isClosed:
             self.fineTune.enter()
+            self.review.refresh()
 
     def sceneStartsToChange(self, isClosing: bool) -> None:
         """A scene is about to be imported or closed. Closing ends the running job; its result goes with the scene."""

@@ -130,7 +130,7 @@ class Library:
 
     def free_name(self, wish: str) -> str:
         """``wish`` as a good name that is not taken: with odd characters replaced, numbered if need be."""
-        base = re.sub(r"[^\w .()+-]", "_", wish).strip(" ._-+()")[:90] or "model"
+        base = re.sub(r"[^\w .()+-]", "_", wish).lstrip(" ._-+()").rstrip(" ._-+(")[:90] or "model"
         base = f"{base} model" if base.lower() in RESERVED else base
         name, number = base, 2
         while self._is_taken(f"{name}{SUFFIX}"):

@@ -57,6 +57,7 @@ def cardText(name: str, card: Any) -> str:
         (_("Backbone"), card.backbone),
         (_("Mode"), modeName(inference.get("mode", "grid"))),
         (_("Slice axis"), str(card.slices.get("axis", ""))),
+        (_("Continues"), str(training.get("base", ""))),
         (_("Trained on"), caseCount(training)),
         (_("Validation Dice"), diceText(training)),
         (_("Created"), card.created[:10]),

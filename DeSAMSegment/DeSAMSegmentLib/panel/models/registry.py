@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,13 @@ class Registry:
         if isOver:
             (run.folder / STATE).unlink(missing_ok=True)
         return name
+
+    def nextVersion(self, name: str) -> str:
+        """ "prostate (v2)" for "prostate", and so on; a version that is taken is passed over."""
+        stem = re.sub(r" \(v\d+\)$", "", name)
+        pattern = re.compile(re.escape(stem) + r"(?: \(v(\d+)\))?")
+        taken = [int(found[1] or 1) for model in self.models() if (found := pattern.fullmatch(model.name))]
+        return f"{stem} (v{max(taken, default=1) + 1})"
 
     def pathForNew(self, name: str) -> Path:
         """A path in the library that no model has yet."""

@@ -9,11 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import slicer
 import vtk
 from slicer.i18n import tr as _
 
 from ...data.volume import Volume
 from ...errors import BadVolume
+
+ALONG = 0.9  # cosine of the angle within which a view looks along an axis: 26 degrees
 
 
 def validateVolume(volumeNode: Any) -> str:
@@ -101,6 +104,18 @@ def worldFromSlicePoint(volumeNode: Any, axis: int, index: int, row: float, colu
     """(3,) world position of a point of one slice; ``axis`` and ``index`` as in SliceDone."""
     kji = np.insert(np.array([row, column], float), axis, float(index))
     return (ijkToWorld(volumeNode) @ np.array([*kji[::-1], 1.0]))[:3]
+
+
+def viewedSlice(volumeNode: Any, axis: int) -> int | None:
+    """The slice across an array axis that a slice view shows; None when no view looks along that axis."""
+    matrix = ijkToWorld(volumeNode)
+    for view in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+        plane = np.linalg.inv(matrix) @ arrayFromMatrix(view.GetSliceToRAS())  # in indices
+        normal = matrix[:3, 2 - axis] / np.linalg.norm(matrix[:3, 2 - axis])
+        index = round(float(plane[2 - axis, 3]))
+        if abs(normal @ arrayFromMatrix(view.GetSliceToRAS())[:3, 2]) > ALONG:
+            return index if 0 <= index < voxels(volumeNode).shape[axis] else None
+    return None
 
 
 def worldFromSliceCentre(volumeNode: Any, axis: int, index: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -71,9 +71,18 @@ class ResultWriter:
       segmentationNode: where to; None makes a new one beside the volume.
       labels: the model card's labels (value, name, color, terminology).
       modelName: for the segments' tag and the name of a new node.
+      earlier: a result to write into, label value to segment ID. kept: (axis, slices) of it that stay as they are.
     """
 
-    def __init__(self, volumeNode: Any, segmentationNode: Any, labels: Sequence[Any], modelName: str) -> None:
+    def __init__(
+        self,
+        volumeNode: Any,
+        segmentationNode: Any,
+        labels: Sequence[Any],
+        modelName: str,
+        earlier: Mapping[int, str] | None = None,
+        kept: tuple[int, Collection[int]] = (0, ()),
+    ) -> None:
         problem = validateOutput(segmentationNode)
         if problem:
             raise BadInput(problem)
@@ -87,8 +96,15 @@ class ResultWriter:
         self.undo = Undo(node.GetID(), created)
         self._segments: dict[int, str] = {}  # label value to segment ID
         self._touched: set[int] = set()
+        self._kept = np.isin(np.arange(self._shape[kept[0]]), list(kept[1]))
+        self._kept = np.broadcast_to(np.expand_dims(self._kept, [a for a in range(3) if a != kept[0]]), self._shape)
         for label in labels:
-            self._segments[label.value] = self._addSegment(label)
+            known = (earlier or {}).get(label.value, "")
+            segment = node.GetSegmentation().GetSegment(known)
+            self._segments[label.value] = known if segment else self._addSegment(label)
+            if segment:
+                self.undo.added.append(known)
+                self.undo.replaced[known] = copySegment(segment)
 
     @property
     def segmentationNode(self) -> Any:
@@ -105,7 +121,8 @@ class ResultWriter:
         for value in self._segments:
             array = self._array(value)
             if array is not None:
-                np.moveaxis(array, axis, 0)[index] = labels == value
+                plane, kept = (np.moveaxis(each, axis, 0)[index] for each in (array, self._kept))
+                plane[:] = np.where(kept, plane, labels == value)
                 self._touched.add(value)
 
     def writeVolume(self, labels: np.ndarray) -> Iterator[None]:
@@ -114,8 +131,11 @@ class ResultWriter:
             plane = np.asarray(labels[index])
             for value in self._segments:
                 array = self._array(value)
-                if array is not None and not np.array_equal(array[index], plane == value):
-                    array[index] = plane == value
+                if array is None:
+                    continue
+                wanted = np.where(self._kept[index], array[index], plane == value)
+                if not np.array_equal(array[index], wanted):
+                    array[index] = wanted
                     self._touched.add(value)
             yield
 

@@ -22,6 +22,7 @@ from ..models.registry import RegisteredModel
 from ..scene.export import exportVolume
 from ..scene.geometry import volumeFromNode
 from ..scene.results import ResultWriter, Undo
+from .reviewed import Reviewed
 
 
 class SegmentRun:
@@ -33,6 +34,7 @@ class SegmentRun:
       volumeNode, segmentationNode: input and output; None as output makes a new node with the first slice.
       model: what to segment with.
       options, device: as in SegmentRequest.
+      rest: a result under review whose corrected slices keep their voxels; the others are written anew.
     """
 
     isReviewed = True
@@ -44,7 +46,9 @@ class SegmentRun:
         model: RegisteredModel,
         options: SegmentOptions,
         device: str = "auto",
+        rest: Reviewed | None = None,
     ) -> None:
+        self.rest = rest
         self.volumeNode, self._segmentationNode, self.model = volumeNode, segmentationNode, model
         self._options, self._device = options, device
         self.writer: ResultWriter | None = None
@@ -157,6 +161,7 @@ class SegmentRun:
         if self.writer is None:
             if self.model.card is None:
                 raise BadInput(self.model.problem)
+            more = (self.rest.segmentIDs, (self.rest.axis, self.rest.corrected())) if self.rest else ()
             output = self._segmentationNode
-            self.writer = ResultWriter(self.volumeNode, output, self.model.card.labels, self.model.name)
+            self.writer = ResultWriter(self.volumeNode, output, self.model.card.labels, self.model.name, *more)
         return self.writer

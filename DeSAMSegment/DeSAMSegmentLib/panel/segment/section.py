@@ -22,6 +22,7 @@ from ..scene.geometry import validateVolume
 from ..scene.nodewatch import NodeWatch
 from ..scene.results import Undo, validateOutput
 from . import sample
+from .reviewed import Reviewed
 from .run import SegmentRun
 
 
@@ -163,12 +164,22 @@ class SegmentSection(Section):
         else:
             self.ui.statusLabel.setText(reason)
 
-    def _start(self) -> None:
+    def applyToRest(self, result: Reviewed) -> None:
+        """Segments a reviewed result's volume again; slices that were edited or accepted keep their voxels."""
+        problem = self._modelProblem(self.chosenModel()) or self.options().is_valid()[1]
+        if problem:
+            self.ui.statusLabel.setText(problem)
+        else:
+            self._start(result)
+
+    def _start(self, rest: Reviewed | None = None) -> None:
         parameters, settings = self.services.parameters, self.services.settings
         volume, output = parameters.getNode("volume"), parameters.getNode("segmentation")
+        if rest is not None:
+            volume, output = rest.volumeNode, rest.segmentationNode
         model = self.chosenModel()
         assert model is not None
-        self.run = SegmentRun(volume, output, model, self.options(), settings.get("device"))
+        self.run = SegmentRun(volume, output, model, self.options(), settings.get("device"), rest)
         self._undo = None
         self.ui.progressBar.setRange(0, 0)
         self.ui.progressBar.setVisible(True)

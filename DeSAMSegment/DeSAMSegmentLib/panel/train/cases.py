@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from slicer.i18n import tr as _
 
 from ...data.cases import Case
-from ...data.labels import Overlay, label_values, plain
+from ...data.labels import IGNORE, Names, Overlay, label_values, plain
 from ...errors import BadInput
 from ...store.card import LabelInfo
 from ...store.terminology import default_label, default_labels
@@ -48,6 +49,30 @@ class SceneCase:
             text = _("{segmentation} has no segment {segment}.")
             return text.format(segmentation=self.segmentationNode.GetName(), segment=self.segment)
         return validateTransform(self.segmentationNode) or validateLabelmap(self.segmentationNode)
+
+
+@dataclass
+class CorrectedCase(SceneCase):
+    """A result of which some slices count, with nothing in them too; the others are nobody's.
+
+    Attributes:
+      labels: segment ID to label of the model. axis, positions: of the array (K, J, I), the slices that count.
+    """
+
+    labels: dict[str, str] = field(default_factory=dict)
+    axis: int = 0
+    positions: tuple[int, ...] = ()
+
+    def segments(self) -> dict[str, str]:
+        return self.labels
+
+    def ignoreOthers(self, overlay: Overlay) -> Names:
+        """Marks the other slices; the names of the overlay's values, that of the marked voxels included."""
+        names = overlay.names
+        value = 1 + max((value for values in names.values() for value in values), default=0)
+        others = np.delete(np.arange(overlay.array.shape[self.axis]), self.positions)
+        np.moveaxis(overlay.array, self.axis, 0)[others] = value
+        return names | {IGNORE: (value,)}
 
 
 AnyCase = SceneCase | Case
@@ -115,8 +140,9 @@ def exportCases(cases: Sequence[AnyCase], folder: Path) -> Generator[None, None,
         image = yield from exportVolume(case.volumeNode, folder)
         overlay = Overlay(voxels(case.volumeNode).shape)
         yield from paintSegments(overlay, case)
+        names = case.ignoreOthers(overlay) if isinstance(case, CorrectedCase) else overlay.names
         mapped = yield from exportArray(overlay.array, folder)
-        exported.append(Case(name, image, mapped, slices=case.slices, names=overlay.names))
+        exported.append(Case(name, image, mapped, slices=case.slices, names=names))
     return tuple(exported)
 
 
@@ -127,7 +153,7 @@ def paintSegments(overlay: Overlay, case: SceneCase) -> Iterator[None]:
         yield
         overlay.paint(name, mask > 0)
         yield
-    if not overlay.array.any():
+    if not overlay.array.any() and not isinstance(case, CorrectedCase):
         text = _("The segments of {case} are empty where its volume is.")
         raise BadInput(text.format(case=case.title), _("Check that volume and segmentation belong together."))
 

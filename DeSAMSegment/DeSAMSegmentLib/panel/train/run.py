@@ -17,6 +17,7 @@ from ...engine.pace import Pace
 from ...engine.train.run_folder import BEST
 from ...jobs.client import JobEnd
 from ...jobs.requests import TrainRequest
+from ...store.card import LabelInfo
 from ..kit.background import Job
 from ..kit.remedies import inWords
 from ..kit.words import duration, paceText
@@ -45,6 +46,7 @@ class TrainRun:
     Arguments:
       cases: what to learn from. folder: where the run keeps its files.
       resume: go on with the run in the folder.
+      labels: of the model; None takes those of the cases. replay: what the base learnt from, as far as it is at hand.
     """
 
     def __init__(
@@ -54,10 +56,12 @@ class TrainRun:
         folder: Path,
         device: str = "auto",
         resume: bool = False,
+        labels: tuple[LabelInfo, ...] | None = None,
+        replay: Sequence[AnyCase] = (),
     ) -> None:
-        self.cases, self.options, self.folder = list(cases), options, folder
+        self.cases, self.options, self.folder, self.replay = list(cases), options, folder, list(replay)
         self._device, self._resume = device, resume
-        self.labels = labelsFor(cases)
+        self.labels = labels or labelsFor(cases)
         self.started: Started | None = None
         self.epochs: list[EpochDone] = []
         self.step = ""
@@ -65,21 +69,20 @@ class TrainRun:
         self._pace = Pace()
         self._begun = time.monotonic()
 
-    def request(self, sources: Any) -> TrainRequest:
-        return TrainRequest(sources, self.labels, self.folder, self.options, self._device, self._resume)
+    def export(self, folder: Path) -> Generator[None, None, TrainRequest]:
+        """The job for the engine, the cases' voxels copied to files in small steps."""
+        sources = yield from exportCases(self.cases, folder)
+        replay = yield from exportCases(self.replay, folder)
+        return TrainRequest(sources, self.labels, self.folder, self.options, self._device, self._resume, replay)
 
     def job(self, onEvent: Callable[[Any], None], onTick: Callable[[], None], onEnd: Callable[[JobEnd], None]) -> Job:
         """The run as a background job."""
-
-        def prepare(folder: Path) -> Generator[None, None, TrainRequest]:
-            sources = yield from exportCases(self.cases, folder)
-            return self.request(sources)
 
         def event(event: Any) -> None:
             self.take(event)
             onEvent(event)
 
-        return Job(prepare, event, onEnd, onTick)
+        return Job(self.export, event, onEnd, onTick)
 
     def take(self, event: Any) -> None:
         """One event of the engine."""

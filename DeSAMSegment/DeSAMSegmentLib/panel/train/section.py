@@ -23,13 +23,13 @@ from .run import TrainRun, trainOptions
 
 
 class FineTuneSection(Section):
-    """Signals: ``modelReady(name)`` when a run has put a model into the library."""
+    """Signals: ``modelReady(name)`` when a run has put a model into the library, ``said(text)`` of a run's progress."""
 
     uiName = "FineTune"
 
     def __init__(self, services: Services) -> None:
         super().__init__(services)
-        self.modelReady = Signal()
+        self.modelReady, self.said = Signal(), Signal()
         self.run: TrainRun | None = None
         self.cases = CaseList(services.parameters)
         self.table = CaseTable(self.ui.caseTable, self.cases)
@@ -150,9 +150,13 @@ class FineTuneSection(Section):
             except DeSAMError as error:
                 self.ui.trainStatusLabel.setText(inWords(error))
                 return
-        self.run = TrainRun(self.cases.read(), options, folder, settings.get("device"), resume)
-        if not resume or not self.chart.rows():
-            self.chart.start(_("Training of {name}").format(name=options.name))
+        self.follow(TrainRun(self.cases.read(), options, folder, settings.get("device"), resume), resume)
+
+    def follow(self, run: TrainRun, isResumed: bool = False) -> None:
+        """Starts a run and shows how it goes; its model goes into the library."""
+        self.run = run
+        if not isResumed or not self.chart.rows():
+            self.chart.start(_("Training of {name}").format(name=run.options.name))
         self.ui.curveFrame.setVisible(True)
         self.ui.trainProgressBar.setRange(0, 0)
         self.ui.trainProgressBar.setVisible(True)
@@ -173,7 +177,7 @@ class FineTuneSection(Section):
 
     def _onTick(self) -> None:
         if self.run is not None:
-            self.ui.trainStatusLabel.setText(self.run.progressText())
+            self._say(self.run.progressText())
 
     def _onEnd(self, end: JobEnd) -> None:
         run, self.run = self.run, None
@@ -187,10 +191,14 @@ class FineTuneSection(Section):
                 text = _("{error} The model is in {path}; import it in the Models section.")
                 text = text.format(error=inWords(error), path=run.best)
         self.ui.trainProgressBar.setVisible(False)
-        self.ui.trainStatusLabel.setText("\n".join([text or run.endText(end, name), *run.log]))
+        self._say("\n".join([text or run.endText(end, name), *run.log]))
         if name:
             self.modelReady.emit(name)
         self.refresh()
+
+    def _say(self, text: str) -> None:
+        self.ui.trainStatusLabel.setText(text)
+        self.said.emit(text)
 
     # ---- what is shown --------------------------------------------------------------------------------------------
 
