@@ -204,7 +204,7 @@ def test_what_the_model_learnt_from_is_replayed_where_it_is_at_hand(desk: Desk, 
         SceneCase(node, phantom.addSegmentation("truth", 4, node))
         for node in (phantom.addVolume(name, 4, shape=SHAPE) for name in ("case a", "case b"))
     )
-    model = SimpleNamespace(card=SimpleNamespace(training={"cases": ["case a"]}))
+    model: Any = SimpleNamespace(card=SimpleNamespace(training={"cases": ["case a"]}))
     assert replayable(model, [known, other]) == [known]
 
 
@@ -224,14 +224,14 @@ def test_apply_to_the_rest_keeps_what_was_edited_or_accepted(desk: Desk, result:
 
 
 def test_slices_across_another_axis_are_kept_too(desk: Desk, volume: Any) -> None:
-    from DeSAMSegmentLib.panel.scene.results import ResultWriter, complete
+    from DeSAMSegmentLib.panel.scene.results import ResultWriter
 
     labels = desk.services.registry.find("blobs").card.labels
     first = ResultWriter(volume, None, labels, "blobs")
-    complete(first.writeVolume(np.ones(SHAPE, np.uint8)))
+    list(first.writeVolume(np.ones(SHAPE, np.uint8)))
     second = ResultWriter(volume, first.segmentationNode, labels, "blobs", first.segmentIDs, (2, [5, 7]))
     second.writeSlice(2, 5, np.zeros(SHAPE[:2], np.uint8))
-    complete(second.writeVolume(np.zeros(SHAPE, np.uint8)))
+    list(second.writeVolume(np.zeros(SHAPE, np.uint8)))
     second.close()
     mask = slicer.util.arrayFromSegmentBinaryLabelmap(second.segmentationNode, second.segmentIDs[1], volume)
     assert sorted(set(np.nonzero(mask)[2])) == [5, 7]
