@@ -166,7 +166,7 @@ class SegmentSection(Section):
 
     def applyToRest(self, result: Reviewed) -> None:
         """Segments a reviewed result's volume again; slices that were edited or accepted keep their voxels."""
-        problem = self._modelProblem(self.chosenModel()) or self.options().is_valid()[1]
+        problem = self.modelProblem() or self.options().is_valid()[1]
         if problem:
             self.ui.statusLabel.setText(problem)
         else:
