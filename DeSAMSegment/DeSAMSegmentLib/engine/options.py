@@ -369,7 +369,7 @@ class TrainOptions(Options):
             "styles": 0,
             "validation_fraction": 0.0,
             "patience": None,
-            "near_base": 0.1,  # Li, Grandvalet and Davoine, ICML 2018; benchmarks/corrections.py
+            "near_base": 0.1,  # L2-SP: Li et al., ICML 2018; strength not measured yet, benchmarks/corrections.py
         }
         return cls(**(recipe | changes))
 
