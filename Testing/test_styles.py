@@ -76,7 +76,7 @@ def test_a_slice_has_features_per_style_and_one_target(tmp_path) -> None:
 def test_styles_are_turned_by_quarters_only_where_nothing_says_which_way_is_up(tmp_path, ijk_to_ras, is_turned) -> None:
     volume, labels = ball_volume(0, ijk_to_ras=ijk_to_ras)
     labels[:, :, 24:] = 0  # half a ball: a turn shows
-    options = TrainOptions(mode="box", styles=3)
+    options = TrainOptions(mode="box", styles=3, turned=0.5)
     session = Session(cache=FeatureCache(tmp_path), encoder=stand_in_encoder())
     cases, store = [Case("a", volume, labels)], CaseStore(Matcher(["organ"], [1]), tmp_path / "cases")
     data = TrainingSet(cases, store, common_spec([volume], options), options, session)
@@ -89,7 +89,8 @@ def test_styles_are_turned_by_quarters_only_where_nothing_says_which_way_is_up(t
     assert turns == ({0, 1, 2, 3} if is_turned else {0})
 
 
-def test_about_half_of_the_styles_stay_as_they_lie() -> None:
-    turns = [augmentation.quarter_turns((0, i, 0)) for i in range(400)]
+def test_the_share_of_turned_styles_is_as_asked_and_none_by_default() -> None:
+    turns = [augmentation.quarter_turns((0, i, 0), 0.5) for i in range(400)]
     assert 160 < turns.count(0) < 240
     assert set(turns) == {0, 1, 2, 3}
+    assert not any(augmentation.quarter_turns((0, i, 0), TrainOptions().turned) for i in range(50))

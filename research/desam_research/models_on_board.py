@@ -235,7 +235,8 @@ CARDS = {
         "Brain in MR of any contrast",
         "The brain (cerebrum, cerebellum, brain stem and the fluid within) in MR of any contrast, with or without the "
         "skull, slices of any plane. Trained without a single image: on greys made from the 20 label maps of whole "
-        "heads that come with SynthSeg (Apache-2.0).",
+        "heads that come with SynthSeg (Apache-2.0). On images with the skull it also paints slices of face and neck "
+        "below the brain and of scalp above it.",
     ),
     "cord-t2s": (
         "Spinal cord in T2*-weighted MR",
@@ -289,7 +290,7 @@ def main() -> None:
     elif given.step == "card":
         model = DeSAM.load(given.model)
         with given.scores.open(encoding="utf-8", newline="") as stream:
-            model.save(given.file, final_card(given.name, model, list(csv.DictReader(stream))))
+            model.save(given.file, final_card(given.name, model, list(csv.DictReader(stream))), half=True)
     else:
         models = {name: DeSAM.load(path) for name, path in (each.split("=", 1) for each in given.models)}
         cords = read_dataset(given.data / "Dataset112_SpinalCordGM").cases if given.step == "cord" else []

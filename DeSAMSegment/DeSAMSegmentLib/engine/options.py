@@ -285,6 +285,10 @@ class TrainOptions(Options):
         "Each slice is also learned in so many other scanner styles (convolved, biased, smoothed, noisy). Helps on "
         "images of other hospitals; the first epoch starts later.",
         range=Range(0, 32))
+    turned: float = option(0.0, "Turned styles",
+        "This share of the styles is turned by 90, 180 or 270 degrees where nothing says which way is up: slices that "
+        "are oblique, or of a volume without geometry. Finds organs that lie turned, and costs some accuracy at home.",
+        range=Range(0.0, 1.0))
     from_labels: bool = option(False, "From labels",
         "Learn from images made from the label maps alone, in random greys, planes and resolutions: no image is "
         "read, and the model takes any contrast.", expert=True)

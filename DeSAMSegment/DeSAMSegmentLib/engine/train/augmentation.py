@@ -76,13 +76,10 @@ def _expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(grey * 255, 0, 255).astype(np.uint8)
 
 
-P_TURNED = 0.5  # of a style of a slice that may lie turned by any quarter
-
-
-def quarter_turns(seed: tuple[int, ...]) -> int:
-    """How often a slice is turned by 90 degrees where nothing says which way is up in it: 0 to 3."""
+def quarter_turns(seed: tuple[int, ...], share: float) -> int:
+    """How often a style is turned by 90 degrees, 0 to 3; ``share`` of all styles are turned."""
     rng = np.random.default_rng([TRANSFORM_VERSION, *seed, 90])
-    return int(rng.integers(1, 4)) if rng.random() < P_TURNED else 0
+    return int(rng.integers(1, 4)) if rng.random() < share else 0
 
 
 # ---- style augmentation ----

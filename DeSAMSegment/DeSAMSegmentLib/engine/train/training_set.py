@@ -212,7 +212,7 @@ class TrainingSet:
         for number in range(self.options.styles):
             assert image is not None
             seed = (self.options.seed, index, number)
-            turns = quarter_turns(seed) if slices.is_turned_anyhow else 0
+            turns = quarter_turns(seed, self.options.turned) if slices.is_turned_anyhow else 0
             styled = np.rot90(stylise(image, seed), turns).copy()
             made.append(Augmented(index, len(made), np.rot90(target, turns).copy(), styled))
         return made
