@@ -176,9 +176,7 @@ class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
 
             result = DeSAMSegmentLogic().segment(slicer.util.getNode("MRHead"), model="my organ", mode="box")
         """
-        from DeSAMSegmentLib.engine.options import SegmentOptions
-
-        chosen = SegmentOptions(mode=mode, points=points, **options)
+        chosen = {"mode": mode, "points": points, **options}
         return self._jobs.segment(volumeNode, model, segmentationNode, chosen, device, progress)
 
     def segmentMany(
@@ -211,13 +209,7 @@ class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
             for item in queue.items:
                 print(item.title, item.state, item.text)
         """
-        from pathlib import Path
-
-        from DeSAMSegmentLib.engine.options import SegmentOptions
-
-        sources = list(volumes) if isinstance(volumes, list | tuple) else [volumes]
-        where = Path(folder) if folder else None
-        return self._jobs.segmentMany(sources, model, where, format, SegmentOptions(**options), device, progress)
+        return self._jobs.segmentMany(volumes, model, folder, format, options, device, progress)
 
     def fineTune(
         self,
@@ -256,15 +248,9 @@ class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
                      (slicer.util.getNode("MR2"), slicer.util.getNode("Seg2"))]
             tuned = DeSAMSegmentLogic().fineTune(pairs, labels="prostate", name="prostate here", epochs=20)
         """
-        from pathlib import Path
-
-        from DeSAMSegmentLib.panel.console import sceneCases
-
         chosen = {"name": name, "mode": mode, **options}
-        where = Path(folder) if folder else None
         start = base or "backbone:lite_medsam"
-        pairs = sceneCases(cases, labels, slices)
-        return self._jobs.fineTune(pairs, start, chosen, where, device, resume, progress)
+        return self._jobs.fineTune(cases, labels, slices, start, chosen, folder, device, resume, progress)
 
     def learn(
         self,
@@ -329,13 +315,7 @@ class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
             pairs = [(slicer.util.getNode("MR3"), slicer.util.getNode("Seg3"))]
             print(DeSAMSegmentLogic().evaluate(pairs, "prostate here", slicer.app.temporaryPath + "/report").summary)
         """
-        from pathlib import Path
-
-        from DeSAMSegmentLib.engine.options import SegmentOptions
-        from DeSAMSegmentLib.panel.console import sceneCases
-
-        pairs = sceneCases(cases, labels, "all")
-        return self._jobs.evaluate(pairs, model, Path(folder), SegmentOptions(**options), device, progress)
+        return self._jobs.evaluate(cases, labels, model, folder, options, device, progress)
 
     def cancel(self) -> None:
         """Stops the running job after its current slice or step; what is finished stays."""

@@ -107,8 +107,10 @@ def training() -> Job:
         return [path.name for path, read in readers.items() if path.exists() and not _can(read)]
 
     def kept(folder: Path) -> int:
-        state = folder / "run" / "state.pt"
-        return int(torch.load(state, weights_only=True)["state"]["epoch"]) if state.exists() else 0
+        try:
+            return int(torch.load(folder / "run" / "state.pt", weights_only=True)["state"]["epoch"])
+        except Exception:  # absent, or half
+            return 0
 
     def result(folder: Path) -> str:
         run = RunFolder(folder / "run")

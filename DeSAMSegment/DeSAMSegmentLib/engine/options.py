@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from numbers import Real
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -92,10 +93,12 @@ class Declaration:
             return isinstance(value, int | float) and not isinstance(value, bool)
         if self.kind is int:
             return isinstance(value, int) and not isinstance(value, bool)
+        if self.kind is tuple:
+            return isinstance(value, tuple) and all(isinstance(each, Real) for each in value)
         return isinstance(value, self.kind)
 
 
-_KINDS = {bool: "yes or no", int: "a whole number", float: "a number", str: "a text", tuple: "a pair of numbers"}
+_KINDS = {bool: "yes or no", int: "a whole number", float: "a number", str: "a text", tuple: "numbers"}
 
 
 def option(default: Any, label: str, tip: str, **more: Any) -> Any:

@@ -11,9 +11,10 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from ..data.cases import Case
 from ..data.labels import closest, listed, match
 from ..engine.events import CaseDone, CaseFailed
-from ..engine.options import SegmentOptions, TrainOptions
+from ..engine.options import Options, SegmentOptions, TrainOptions, declarations
 from ..errors import BadInput, DeSAMError, reason
 from ..files import scratch_folder
 from ..jobs.client import JobEnd
@@ -90,11 +91,16 @@ class Console:
         volumeNode: Any,
         model: str,
         segmentationNode: Any,
-        options: SegmentOptions,
+        options: dict[str, Any],
         device: str,
         progress: Progress | None,
     ) -> Segmented:
-        run = SegmentRun(volumeNode, segmentationNode, self._model(model), options, device)
+        _checkCall(device, progress)
+        _checkNode("volumeNode", volumeNode)
+        if segmentationNode is not None:
+            _checkNode("segmentationNode", segmentationNode, "vtkMRMLSegmentationNode")
+        chosen = _segmentOptions(options)
+        run = SegmentRun(volumeNode, segmentationNode, self._model(model), chosen, device)
         axis, confidence, agreement = 0, {}, {}
 
         def seen(event: Any) -> Any:
@@ -111,15 +117,22 @@ class Console:
 
     def segmentMany(
         self,
-        sources: Sequence[Any],
+        volumes: Any,
         model: str,
-        folder: Path | None,
+        folder: Any,
         ending: str,
-        options: SegmentOptions,
+        options: dict[str, Any],
         device: str,
         progress: Progress | None,
     ) -> Queue:
-        queue = Queue(queueItems(sources, self._model(model), options, device, folder, ending))
+        _checkCall(device, progress)
+        _checkText("format", ending)
+        sources = list(volumes) if isinstance(volumes, list | tuple) else [volumes]
+        for source in sources:
+            if not isinstance(source, str | Path):
+                _checkNode("volumes", source)
+        chosen = _segmentOptions(options)
+        queue = Queue(queueItems(sources, self._model(model), chosen, device, _folder(folder), ending))
         while (run := queue.next()) is not None:
             try:
                 end = self._follow(run, progress)
@@ -136,16 +149,21 @@ class Console:
 
     def fineTune(
         self,
-        cases: Sequence[AnyCase],
+        pairs: Any,
+        labels: str,
+        slices: str,
         base: str,
         options: dict[str, Any],
-        folder: Path | None,
+        folder: Any,
         device: str,
         resume: bool,
         progress: Progress | None,
     ) -> FineTuned:
-        _check(cases)
-        chosen: TrainOptions = trainOptions(self.registry, base, **options)
+        _checkCall(device, progress)
+        _checkText("base", base)
+        _checkNames(TrainOptions, options)
+        cases, folder = _cases(pairs, labels, slices), _folder(folder)
+        chosen: TrainOptions = trainOptions(self.registry, str(base), **options).check()
         where = folder or self.registry.runFolder(chosen.name)
         if folder is None and not resume and not self.registry.hasInterruptedRun(chosen.name):
             shutil.rmtree(where, ignore_errors=True)  # of a finished run, whose model is in the library
@@ -178,21 +196,25 @@ class Console:
 
     def evaluate(
         self,
-        cases: Sequence[AnyCase],
+        pairs: Any,
+        segment: str,
         model: str,
-        folder: Path,
-        options: SegmentOptions,
+        folder: Any,
+        options: dict[str, Any],
         device: str,
         progress: Progress | None,
     ) -> Evaluated:
-        _check(cases)
+        _checkCall(device, progress)
+        cases, folder, chosen = _cases(pairs, segment, "all"), _folder(folder), _segmentOptions(options)
+        if folder is None:
+            raise BadInput(_("There is no folder for the report."), _("Choose one."))
         labels = {label.value: label.name for label in self._model(model).card.labels}
-        _checkNames(cases, list(labels.values()))
+        _checkKnown(cases, list(labels.values()))
         summary: dict[str, Any] = {}
         done: list[Any] = []
         with scratch_folder("job", temporaryFolder()) as exported:
             sources = complete(exportCases(cases, exported))
-            request = EvaluateRequest(sources, labels, folder, model, options, device)
+            request = EvaluateRequest(sources, labels, folder, model, chosen, device)
             for event in self._events(request, progress):
                 summary = getattr(event, "summary", summary)
                 if hasattr(event, "metrics"):
@@ -232,6 +254,7 @@ class Console:
         return self.registry.models()
 
     def _model(self, name: str) -> RegisteredModel:
+        _checkText("model", name)
         self.registry.changed.emit()  # another program may have changed the library
         model = self.registry.find(name)
         if model is not None and model.card is not None:
@@ -245,21 +268,91 @@ class Console:
         raise BadInput(what, _("Models: {names}.").format(names=names))
 
 
-def sceneCases(cases: Sequence[Any], segment: str, slices: str) -> list[AnyCase]:
+# ---- what a call may be given: any object can come from a console ---------------------------------------------------
+
+
+def _cases(pairs: Any, segment: str, slices: str) -> list[AnyCase]:
     """(volume node, segmentation node) pairs as cases; ready-made cases pass through."""
-    return [SceneCase(case[0], case[1], segment, slices) if isinstance(case, tuple) else case for case in cases]
+    _checkText("labels", segment)
+    if slices not in ("all", "labelled"):
+        raise _wrong("slices", '"all" or "labelled"', slices)
+    wanted = _("a list of (volume node, segmentation node)")
+    if not isinstance(pairs, list | tuple):
+        raise _wrong("cases", wanted, pairs)
+    cases: list[AnyCase] = []
+    for pair in pairs:
+        if isinstance(pair, SceneCase | Case):
+            cases.append(pair)
+            continue
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise _wrong("cases", wanted, pair)
+        _checkNode("cases", pair[0])
+        _checkNode("cases", pair[1], "vtkMRMLSegmentationNode")
+        cases.append(SceneCase(pair[0], pair[1], segment, slices))
+    problem = validateCases(cases)
+    if problem:
+        raise BadInput(problem)
+    return cases
 
 
-def _checkNames(cases: Sequence[AnyCase], known: list[str]) -> None:
+def _checkNode(argument: str, value: Any, className: str = "") -> None:
+    """What kind of volume a node is, ``validateVolume`` says."""
+    isNode = callable(getattr(value, "IsA", None)) and value.IsA("vtkMRMLNode")
+    if isNode and (not className or value.IsA(className)):
+        return
+    do = ""
+    if isinstance(value, str):
+        do = _('slicer.util.getNode("{name}") gives the node of that name.').format(name=value)
+    elif isNode and value.IsA("vtkMRMLLabelMapVolumeNode"):
+        do = _("In the Data module, its context menu converts a label map to a segmentation.")
+    raise _wrong(argument, _("a segmentation node") if className else _("a volume node"), value, do)
+
+
+def _checkText(argument: str, value: Any) -> None:
+    if not isinstance(value, str | Path):
+        raise _wrong(argument, _("a text"), value)
+
+
+def _checkCall(device: Any, progress: Any) -> None:
+    _checkText("device", device)
+    if progress is not None and not callable(progress):
+        raise _wrong("progress", _("a function"), progress)
+
+
+def _folder(value: Any) -> Path | None:
+    if value is None or value == "":
+        return None
+    _checkText("folder", value)
+    return Path(value)
+
+
+def _segmentOptions(given: dict[str, Any]) -> SegmentOptions:
+    _checkNames(SegmentOptions, given)
+    return SegmentOptions(**given).check()
+
+
+def _checkNames(kind: type[Options], given: dict[str, Any]) -> None:
+    known = [name for name in declarations(kind) if name not in ("base", "backbone")]  # arguments of their own
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        what = _("There is no option {name}.").format(name=unknown[0])
+        raise BadInput(f"{what}{closest(unknown, known)}", _("Options: {names}.").format(names=listed(known)))
+
+
+def _wrong(argument: str, wanted: str, value: Any, do: str = "") -> BadInput:
+    if callable(getattr(value, "GetClassName", None)):
+        found = f"{value.GetName()} ({value.GetClassName()})" if hasattr(value, "GetName") else value.GetClassName()
+    else:
+        found = f"{value!r:.60}"
+    return BadInput(
+        _("{argument} takes {wanted}, not {found}.").format(argument=argument, wanted=wanted, found=found), do
+    )
+
+
+def _checkKnown(cases: Sequence[AnyCase], known: list[str]) -> None:
     for case in cases:
         names = list(case.segments().values()) if isinstance(case, SceneCase) else []
         if names and not match(known, names):
             what = _("{case} has no segment that the model knows; it knows {names}.")
             what = what.format(case=caseTitle(case), names=listed(known))
             raise BadInput(f"{what}{closest(known, names)}", _("Rename the segment."))
-
-
-def _check(cases: Sequence[AnyCase]) -> None:
-    problem = validateCases(cases)
-    if problem:
-        raise BadInput(problem)
