@@ -96,7 +96,8 @@ class Console:
         progress: Progress | None,
     ) -> Segmented:
         _checkCall(device, progress)
-        _checkNode("volumeNode", volumeNode)
+        if volumeNode is not None:  # of which ``validateVolume`` speaks, as the panel does
+            _checkNode("volumeNode", volumeNode)
         if segmentationNode is not None:
             _checkNode("segmentationNode", segmentationNode, "vtkMRMLSegmentationNode")
         chosen = _segmentOptions(options)
