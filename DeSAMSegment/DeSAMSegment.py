@@ -284,12 +284,10 @@ class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
             # ... correct slices 12, 40 and 41 ...
             better = logic.learn(result, volume, slices=[12, 40, 41], model="my organ").model
         """
-        from DeSAMSegmentLib.panel.console import sceneCases
-
         if not isinstance(volumes, (list, tuple)):
             segmentations, volumes, slices = [segmentations], [volumes], [slices]
         results = list(zip(volumes, segmentations, slices or [None] * len(volumes), strict=True))
-        return self._jobs.learn(results, model, sceneCases(replay or [], "", "all"), options, device, progress)
+        return self._jobs.learn(results, model, replay, options, device, progress)
 
     def evaluate(
         self,

@@ -384,7 +384,7 @@ class TrainOptions(Options):
     def of_profile(cls, profile: str, **changes: Any) -> TrainOptions:
         """The defaults of a profile, with changes over them; an unknown one is left to ``is_valid``."""
         makers: dict[str, Any] = {"paper": cls.paper, "corrections": cls.corrections}
-        made: TrainOptions = makers.get(profile, cls.new_site)(profile=profile, **changes)
+        made: TrainOptions = makers.get(str(profile), cls.new_site)(profile=profile, **changes)
         return made
 
 

@@ -174,17 +174,23 @@ class Console:
         self,
         results: Sequence[tuple[Any, Any, Collection[int] | None]],
         model: str,
-        replay: Sequence[AnyCase],
+        replay: Any,
         options: dict[str, Any],
         device: str,
         progress: Progress | None,
     ) -> FineTuned:
         """results: (volume node, segmentation node, slices), of ``None`` all."""
+        _checkCall(device, progress)
+        _checkNames(TrainOptions, options)
+        for volume, segmentation, _slices in results:
+            _checkNode("volumes", volume)
+            _checkNode("segmentations", segmentation, "vtkMRMLSegmentationNode")
         base = self._model(model)
         cut = {name: options[name] for name in CUT if name in options}
         cases = [correctedCase(base, *result, **cut) for result in results]
-        _check([*cases, *replay])
-        return self._trained(learningRun(self.registry, base, cases, replay, device, **options), True, progress)
+        _valid([*cases])
+        replayed = _cases(replay, "", "all") if replay else []
+        return self._trained(learningRun(self.registry, base, cases, replayed, device, **options), True, progress)
 
     def _trained(self, run: TrainRun, isOver: bool, progress: Progress | None) -> FineTuned:
         """isOver: whether nothing is left to resume, unless it is cancelled."""
@@ -290,6 +296,10 @@ def _cases(pairs: Any, segment: str, slices: str) -> list[AnyCase]:
         _checkNode("cases", pair[0])
         _checkNode("cases", pair[1], "vtkMRMLSegmentationNode")
         cases.append(SceneCase(pair[0], pair[1], segment, slices))
+    return _valid(cases)
+
+
+def _valid(cases: list[AnyCase]) -> list[AnyCase]:
     problem = validateCases(cases)
     if problem:
         raise BadInput(problem)
