@@ -349,7 +349,7 @@ class DeSAMSegmentTest(ScriptedLoadableModuleTest):
         identifier = truth.GetSegmentation().AddEmptySegment("head", "head")
         slicer.util.updateSegmentBinaryLabelmapFromArray(head, truth, identifier, volume)
         logic = DeSAMSegmentLogic()
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             tuned = logic.fineTune([(volume, truth)], name="self test", mode="box", folder=folder, epochs=2)
             self.delayDisplay(tuned.text)
             result = logic.segment(volume, model=tuned.model, mode="box")

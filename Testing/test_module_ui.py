@@ -49,9 +49,14 @@ def test_every_label_of_a_form_leads_to_its_widget_by_keyboard(form: Path) -> No
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.stem)
 def test_no_two_widgets_of_a_section_share_a_shortcut(form: Path) -> None:
-    texts = [property_(w, "text") for w in widgets(form)]
+    checkKeys([property_(w, "text") for w in widgets(form)])
+
+
+def checkKeys(texts: list[str]) -> None:
+    """Each shortcut once, and none of Slicer's menus File, Edit, View and Help."""
     keys = [found.group(1).lower() for text in texts if (found := re.search(r"&(\w)", text))]
-    assert len(keys) == len(set(keys)), sorted(keys)
+    assert len(keys) == len(set(keys)), sorted(texts)
+    assert not set(keys) & set("fevh"), sorted(texts)
 
 
 def test_nothing_sets_a_style_of_its_own_which_a_dark_theme_would_break() -> None:
@@ -146,9 +151,8 @@ def test_every_label_of_an_option_leads_to_its_widget_by_keyboard(panel: Desk, n
 @pytest.mark.parametrize("name", SECTIONS)
 def test_no_two_widgets_of_an_open_section_share_a_shortcut(panel: Desk, name: str) -> None:
     widget = getattr(panel, name).widget
-    texts = [part.text for kind in (QtWidgets.QLabel, QtWidgets.QAbstractButton) for part in widget.findChildren(kind)]
-    keys = [found.group(1).lower() for text in texts if (found := re.search(r"&(\w)", text))]
-    assert len(keys) == len(set(keys)), sorted(texts)
+    kinds = (QtWidgets.QLabel, QtWidgets.QAbstractButton)
+    checkKeys([part.text for kind in kinds for part in widget.findChildren(kind)])
 
 
 def test_long_words_of_a_choice_do_not_widen_the_panel(panel: Desk) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from host import qt
 from host.desk import Answers, Desk
 from host.fixtures import *  # noqa: F403
 from host.fixtures import slicer
@@ -198,10 +199,22 @@ def test_pip_uses_slicer_packaging_where_it_exists(monkeypatch: pytest.MonkeyPat
 def test_pip_falls_back_to_slicer_util_in_older_slicers(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     monkeypatch.setitem(sys.modules, "slicer.packaging", None)
-    monkeypatch.setattr(slicer.util, "pip_install", calls.append)
+    shapes: list[Any] = []  # of the mouse pointer while pip works
+
+    def pip(arguments: list[str]) -> None:
+        calls.append(arguments)
+        shapes.append(qt.QApplication.overrideCursor().shape())
+
+    monkeypatch.setattr(slicer.util, "pip_install", pip)
     subject.installWithPip(["a>=1", "b"], False, "")
     assert calls[0][-2:] == ["a>=1", "b"]
+    assert shapes == [qt.Qt.WaitCursor]
+    assert qt.QApplication.overrideCursor() is None
     holdsTorch(calls[0])
+
+
+def test_an_older_slicer_which_shows_no_window_while_it_installs_says_so_before(shop: Shop) -> None:
+    assert "does not answer" in shop.installer.consentText()
 
 
 def holdsTorch(arguments: list[str]) -> None:

@@ -332,4 +332,8 @@ def test_a_disabled_apply_says_why(desk: Desk) -> None:
     first.setValue(4)
     last.setValue(2)
     assert "range" in button.toolTip
+    limit.setChecked(False)
+    desk.advanced.options["intensity"].setCurrentIndex(3)
+    assert "needs a window" in button.toolTip
+    assert not button.enabled
     assert volume is not None

@@ -79,3 +79,17 @@ def test_of_another_machine_only_files_that_lay_for_a_day_go_and_names_of_others
             os.utime(path, (old, old))
     files.sweep(tmp_path)
     assert {name: not (tmp_path / name).exists() for name in names} == names
+
+
+def test_a_temporary_file_that_cannot_be_removed_does_not_hide_why_writing_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows removes no file that something still has open."""
+
+    def held(*arguments: object, **keywords: object) -> None:
+        raise PermissionError("in use")
+
+    monkeypatch.setattr(Path, "unlink", held)
+    with pytest.raises(ValueError, match="why"), files.atomic_path(tmp_path / "result.txt") as temporary:
+        temporary.write_text("half")
+        raise ValueError("why")

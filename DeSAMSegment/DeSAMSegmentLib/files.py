@@ -53,7 +53,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             ) from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # an error before this one says more; what stays is swept another day
+            temporary.unlink(missing_ok=True)
 
 
 def check_name(path: Path) -> None:

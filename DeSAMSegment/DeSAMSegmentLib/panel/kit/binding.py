@@ -17,6 +17,7 @@ READ_WRITE: dict[str, tuple[str, str]] = {  # widget kind -> changed signal, pro
     "text": ("textChanged(QString)", "text"),
 }
 LARGEST = 1_000_000  # of a number without an upper limit: what a spin box needs one for
+MENU_KEYS = "fevh"  # of Slicer's menus File, Edit, View and Help
 PAIR_START = (0, 400)  # what a pair of numbers shows before it was chosen
 
 
@@ -80,7 +81,7 @@ class Binder:
           taken: texts of the section whose shortcuts the labels leave alone.
         """
         widgets: dict[str, Any] = {}
-        keys = {text[text.index("&") + 1].lower() for text in taken if "&" in text[:-1]}
+        keys = {*MENU_KEYS, *(text[text.index("&") + 1].lower() for text in taken if "&" in text[:-1])}
         for place, name in enumerate(names, row):
             widgets[name] = self.optionWidget(f"{group}.{name}")
             declared = declaredAs(f"{group}.{name}")

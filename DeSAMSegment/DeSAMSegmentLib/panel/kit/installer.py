@@ -164,6 +164,8 @@ class Installer:
         text = _("{lines}\n\nTogether about {total} on disk, {source}. They go into Slicer's own Python.")
         if any(package.name == "torch" for package in self.missing) and not offline:
             text += _(" torch brings torchvision and light-the-torch with it, through the PyTorch extension.")
+        if importlib.util.find_spec("slicer.packaging") is None:
+            text += _(" Slicer does not answer while they are being installed, which can take many minutes.")
         if sys.platform != "darwin" and any(package.name == "torch" for package in self.missing):
             text += _(" With an NVIDIA card, torch alone takes several GB.")
         return text.format(lines=lines, total=total, source=source)
@@ -219,7 +221,7 @@ def _installQuietly(model: Any, extension: str) -> bool:
 
 
 def installWithPip(requirements: list[str], withoutDependencies: bool, wheelsFolder: str) -> None:
-    """Slicer's pip with its progress window.
+    """Slicer's pip: from 5.12 with a progress window, before that Slicer waits.
 
     Raises:
       CalledProcessError: when pip failed.
@@ -232,7 +234,8 @@ def installWithPip(requirements: list[str], withoutDependencies: bool, wheelsFol
     try:
         from slicer.packaging import pip_install
     except ImportError:
-        slicer.util.pip_install(arguments)
+        with slicer.util.WaitCursor():
+            slicer.util.pip_install(arguments)
         return
     keyword: dict[str, Any] = {"requester": "DeSAM"}
     pip_install(arguments, **keyword)
