@@ -90,6 +90,5 @@ def test_a_temporary_file_that_cannot_be_removed_does_not_hide_why_writing_faile
         raise PermissionError("in use")
 
     monkeypatch.setattr(Path, "unlink", held)
-    with pytest.raises(ValueError, match="why"), files.atomic_path(tmp_path / "result.txt") as temporary:
-        temporary.write_text("half")
+    with pytest.raises(ValueError, match="why"), files.atomic_path(tmp_path / "result.txt"):
         raise ValueError("why")
