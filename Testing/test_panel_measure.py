@@ -79,18 +79,16 @@ def test_a_model_is_measured_by_segmenting_now_and_an_empty_result_has_a_dice_of
     assert cells(quickDesk)[0] == ["blob", "nothing", "0.000", "-", "-", "-100.0", "0.000", "100.0"]
 
 
-def test_a_fine_tuned_model_is_compared_with_its_base_on_what_was_held_out(
-    quickDesk: Desk, untrained_model: Path
-) -> None:
+def test_a_fine_tuned_model_is_compared_with_its_base_on_what_was_held_out(quickDesk: Desk, tmp_path: Path) -> None:
     from DeSAMSegmentLib.engine.runtime.loading import DeSAM
     from DeSAMSegmentLib.panel.train.cases import SceneCase
 
     button = quickDesk.measure.ui.compareButton
     assert button.toolTip == "The chosen model was not fine-tuned from another one."
-    model = DeSAM.load(untrained_model)
+    model = DeSAM.load(quickDesk.services.registry.find("blobs").path)
     training = {"cases": ["a", "b"], "base": "blobs", "held_out": {"a": [1], "b": [2]}}
-    model.save(untrained_model.parent / "tuned.desam", replace(model.card, name="tuned", training=training))
-    quickDesk.services.registry.add(untrained_model.parent / "tuned.desam", "tuned")
+    model.save(tmp_path / "tuned.desam", replace(model.card, name="tuned", training=training))
+    quickDesk.services.registry.add(tmp_path / "tuned.desam", "tuned")
     quickDesk.chooseModel("tuned")
     assert button.toolTip == "Its held-out cases (a, b) are not in the table of the Fine-tune section."
     for seed, name in enumerate("abc"):
@@ -107,10 +105,10 @@ def test_a_fine_tuned_model_is_compared_with_its_base_on_what_was_held_out(
     assert folders == {"tuned", "blobs"}
 
 
-def test_only_the_slices_that_were_held_out_count(tmp_path: Path, untrained_model: Path) -> None:
+def test_only_the_slices_that_were_held_out_count(tmp_path: Path, quickHome: Path) -> None:
     from DeSAMSegmentLib.store.model_file import read_card
 
-    card = replace(read_card(untrained_model), training={"held_out": {"head": [1], "whole": None}})
+    card = replace(read_card(quickHome / "models" / "blobs.desam"), training={"held_out": {"head": [1], "whole": None}})
     truth = phantom.ellipsoid(SHAPE, 1)
     found = truth.copy()
     found[2] = 0  # wrong where the training has looked

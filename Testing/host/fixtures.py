@@ -62,10 +62,9 @@ def desk(home: Path, scene: Any) -> Iterator[Desk]:
 
 
 @pytest.fixture
-def quickHome(own_home: Path, untrained_model: Path) -> Path:
-    """A home with a model "blobs" of the label "blob" that takes any encoder, such as the stand-in."""
-    (own_home / "models").mkdir()
-    shutil.copy(untrained_model, own_home / "models" / "blobs.desam")
+def quickHome(own_home: Path) -> Path:
+    """A home with a quick model "blobs" of the label "blob"."""
+    writeModel("blobs", ("blob",), isQuick=True)
     return own_home
 
 

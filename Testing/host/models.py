@@ -13,12 +13,16 @@ RECOMMENDED = {"mode": "box", "points": 3, "iou_threshold": 0.0, "largest_compon
 
 
 def writeModel(
-    name: str = "blobs", labels: tuple[str, ...] = ("organ",), inference: Mapping[str, Any] = RECOMMENDED
+    name: str = "blobs",
+    labels: tuple[str, ...] = ("organ",),
+    inference: Mapping[str, Any] = RECOMMENDED,
+    isQuick: bool = False,
 ) -> Path:
     """Puts the model into the library; imports torch.
 
     Arguments:
       inference: what its card recommends.
+      isQuick: no PRIM, and any encoder will do, such as the stand-in.
     """
     import torch
     from DeSAMSegmentLib.data.slices import SliceSpec
@@ -35,7 +39,8 @@ def writeModel(
     backbone = BACKBONES["lite_medsam"]
     config = DeSAMConfig(
         backbone=backbone.id, input_size=backbone.input_size, level_widths=backbone.level_widths, width="lite",
-        variant="full", squeeze_excitation="effective", labels=len(labels), shared_prim=True,
+        variant="pdmm_only" if isQuick else "full", squeeze_excitation="effective", labels=len(labels),
+        shared_prim=not isQuick,
     )  # fmt: skip
     model = DeSAM.from_sam(config, sam_tensors(backbone.id))
     spec = SliceSpec(axis="axial", intensity="percentile", zero_black=True)
@@ -45,7 +50,7 @@ def writeModel(
         description="Untrained, for tests.",
         labels=tuple(default_label(value, label) for value, label in enumerate(labels, 1)),
         backbone=backbone.id,
-        backbone_sha256=weights.sha256_of(weights.find(backbone.id)),
+        backbone_sha256="" if isQuick else weights.sha256_of(weights.find(backbone.id)),
         architecture=config.to_dict(),
         slices=spec.to_dict(),
         inference=dict(inference),
