@@ -170,6 +170,38 @@ def shootSegment(studio: Studio, patient: Any, model: str) -> None:
     desk.review.ui.pointsCheckBox.setChecked(False)
 
 
+def shootMany(studio: Studio, volumes: list[Any], model: str) -> None:
+    """Three volumes of the scene, of which one is broken."""
+    import slicer
+    from PySide6.QtCore import Qt
+
+    desk = studio.desk
+    broken = slicer.util.addVolumeFromArray(np.full((3, 64, 64), 7, np.int16), np.eye(4), "Empty export")
+    desk.chooseModel(model)
+    studio.open("Segment", "SegmentMany")
+    for node in (volumes[0], broken, volumes[1]):
+        desk.segmentMany.ui.manySelector.setCheckState(node, Qt.CheckState.Checked)
+    desk.press(desk.segmentMany.ui.segmentManyButton)
+    desk.waitUntil(lambda: desk.segmentMany.queue is None or desk.segmentMany.queue.items[1].state == "running")
+    studio.shootSection(desk.segment, "many-running")
+    desk.waitUntil(lambda: desk.segmentMany.queue is None)
+    studio.shootSection(desk.segment, "many-done")
+    slicer.mrmlScene.RemoveNode(broken)
+
+
+def shootMeasure(studio: Studio, case: tuple[Any, Any], model: str) -> None:
+    """The model against the labels of a case."""
+    desk, ui = studio.desk, studio.desk.measure.ui
+    desk.chooseModel(model)
+    studio.open("Measure")
+    ui.measureVolumeSelector.setCurrentNode(case[0])
+    ui.groundTruthSelector.setCurrentNode(case[1])
+    ui.resultSelector.setCurrentNode(None)
+    desk.press(ui.measureButton)
+    desk.waitUntil(lambda: desk.measure.run is None)
+    studio.shootSection(desk.measure, "measure")
+
+
 def shootRest(studio: Studio) -> None:
     desk = studio.desk
     studio.open("Models")
@@ -217,6 +249,8 @@ def shoot(arguments: argparse.Namespace, look: str) -> None:
         studio.desk.services.registry.add(arguments.model, name)
     shootFineTune(studio, cases, 0 if name in models else arguments.epochs)  # trained once for all looks
     shootSegment(studio, patient, name)
+    shootMany(studio, [volume for volume, _labels in cases], name)
+    shootMeasure(studio, cases[1], name)
     shootRest(studio)
     shootConsent(studio)
     studio.window.layout().takeAt(0).widget().takeWidget()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +11,16 @@ import pytest
 from conftest import write_nifti
 from DeSAMSegmentLib.engine.events import CaseDone, CaseFailed, SliceDone
 from DeSAMSegmentLib.errors import BadInput, BadVolume
-from host import phantom, qt
+from host import phantom
 from host.desk import MODULE, Desk
 from host.fixtures import *  # noqa: F403
 from host.fixtures import slicer
-
-SHAPE = (2, 48, 40)
+from queue_of_twenty import KILLED, SHAPE, addSequence, addVolumes, breakVolume, check, column, runTwenty
 
 
 @pytest.fixture
 def logic(quickHome: Path, scene: Any, quick_encoder: None) -> Any:
     return host.loadModule(MODULE).file.DeSAMSegmentLogic()
-
-
-def addVolumes(count: int) -> list[Any]:
-    return [phantom.addVolume(f"volume {seed}", seed, shape=SHAPE) for seed in range(count)]
-
-
-def addSequence(frames: int, name: str = "cine", browsed: bool = True) -> Any:
-    """A volume sequence, played by a browser."""
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", name)
-    node.SetIndexName("time")
-    node.SetIndexUnit("s")
-    for number in range(frames):
-        frame = phantom.addVolume(f"frame {number}", number, shape=SHAPE)
-        node.SetDataNodeAtValue(frame, str(number / 2))
-        slicer.mrmlScene.RemoveNode(frame)
-    if browsed:
-        browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", f"{name} browser")
-        browser.SetAndObserveMasterSequenceNodeID(node.GetID())
-    return node
-
-
-def breakVolume(node: Any) -> None:
-    slicer.util.arrayFromVolume(node)[:] = 7
-    slicer.util.arrayFromVolumeModified(node)
 
 
 def maskOf(node: Any, volume: Any) -> np.ndarray:
@@ -149,58 +122,18 @@ def test_a_folder_becomes_files_as_on_the_command_line(logic: Any, tmp_path: Pat
 # ---- panel ----------------------------------------------------------------------------------------------------------
 
 
-def check(desk: Desk, *nodes: Any) -> None:
-    for node in nodes:
-        desk.segmentMany.ui.manySelector.setCheckState(node, qt.Qt.CheckState.Checked)
-
-
-def column(desk: Desk, number: int) -> list[str]:
-    table = desk.segmentMany.ui.manyTable
-    return [table.item(row, number).text() for row in range(table.rowCount)]
-
-
 def waitUntilOver(desk: Desk) -> None:
     desk.waitUntil(lambda: desk.segmentMany.queue is None)
 
 
 def test_twenty_volumes_of_which_three_are_broken_and_one_kills_the_worker(quickDesk: Desk, tmp_path: Path) -> None:
-    volumes = addVolumes(12)
-    cine = addSequence(3)
-    for seed in range(5):
-        write_nifti(tmp_path / "in" / f"case{seed}.nii.gz", phantom.image(phantom.ellipsoid(SHAPE, seed), seed))
-    breakVolume(volumes[3])
-    breakVolume(cine.GetNthDataNode(1))
-    whole = (tmp_path / "in" / "case2.nii.gz").read_bytes()
-    (tmp_path / "in" / "case2.nii.gz").write_bytes(whole[: len(whole) // 2])
-    check(quickDesk, *volumes, cine)
+    items, workers = runTwenty(quickDesk, tmp_path)
     many = quickDesk.segmentMany
-    many.ui.manyFolderEdit.setCurrentPath(str(tmp_path / "in"))
-    assert many.ui.segmentManyButton.toolTip == "Choose the folder to write to."
-    many.ui.manyOutputEdit.setCurrentPath(str(tmp_path / "out"))
-    workers: set[int] = set()
-    killed: list[int] = []
-
-    def kill() -> None:
-        if quickDesk.workerPid():
-            workers.add(quickDesk.workerPid())
-        if not killed and many.queue is not None and column(quickDesk, 1)[7] == "running" and many.queue.run.done == 1:
-            killed.append(quickDesk.workerPid())
-            os.kill(quickDesk.workerPid(), signal.SIGKILL)
-
-    timer = qt.QTimer()
-    timer.setInterval(1)
-    timer.connect("timeout()", kill)
-    timer.start()
-    quickDesk.press(many.ui.segmentManyButton)
-    items = many.queue.items
-    waitUntilOver(quickDesk)
-    timer.stop()
-    assert killed
     assert len(workers) == 2, "one worker for all, and one more for the one that was killed"
     states = dict(zip(column(quickDesk, 0), column(quickDesk, 1), strict=True))
+    assert len(states) == 20
     broken = {"volume 3", "cine, time 0.5 s", "case2"}
     assert states == {name: "failed" if name in broken else "done" for name in states}
-    assert len(states) == 20
     assert many.ui.manyStatusLabel.text == "17 of 20 volumes segmented, 3 failed."
     said = {item.title: item.text for item in items if item.state == "failed"}
     assert said["volume 3"].startswith("volume 3 is constant: all voxels are 7.")
@@ -209,11 +142,11 @@ def test_twenty_volumes_of_which_three_are_broken_and_one_kills_the_worker(quick
         f"case{seed}.seg.nrrd" for seed in (0, 1, 3, 4)
     ]
     assert items[12].result.GetNumberOfDataNodes() == 2
-    for item in items[:12]:
+    for number, item in enumerate(items[:12]):
         if item.state == "done":
-            assert item.text.startswith("Finished: 2 slices")
+            assert item.text.startswith("The second try" if number == KILLED else "Finished: 2 slices")
             assert item.result.GetSegmentation().GetNumberOfSegments() == 1, "the second try replaces the first"
-    assert quickDesk.services.parameters.getNode("reviewVolume") is volumes[-1]
+    assert quickDesk.services.parameters.getNode("reviewVolume").GetName() == "volume 11"
 
 
 def test_cancel_keeps_what_is_finished_and_begins_nothing_more(quickDesk: Desk) -> None:

@@ -189,6 +189,7 @@ class MeasureSection(Section):
             cells = [number(values.get(measure)) for measure in MEASURES]
             for column, text in enumerate((label, name, *cells)):
                 ui.measureTable.setItem(row, column, qt.QTableWidgetItem(text))
+        ui.measureTable.setColumnHidden(1, run is None or len(run.names) == 1)
         pictures = run.pictures() if run is not None and rows else []
         if pictures:
             picture = qt.QPixmap(str(pictures[0]))

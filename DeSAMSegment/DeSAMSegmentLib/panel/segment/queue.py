@@ -155,6 +155,8 @@ class Queue:
         assert run is not None
         self.run = self._current = None
         item.result, item.text = run.result, "\n".join([run.endText(end), *run.log])
+        if id(item) in self._triedAgain:
+            item.text = _("The second try, the background process died in the first: {text}").format(text=item.text)
         item.state = {"finished": "done", "cancelled": "stopped"}.get(end.how, "failed")
         if end.how == "cancelled":
             self.isCancelled = True
