@@ -148,6 +148,7 @@ def test_a_resumed_run_is_held_near_the_base_and_not_near_its_own_last_epoch(
 def test_the_new_version_names_its_base_and_is_used_as_its_base_was(tmp_path: Path, base: Path, few: None) -> None:
     made = DeSAM.load(run([ball(3, [1])], tmp_path / "run", corrections(base, epochs=1))).card
     assert made.training["base"] == "ball"
+    assert made.training["options"]["base"] == "ball"  # the maker's folders are nobody's business
     assert (made.inference["points"], made.inference["largest_component"]) == (5, False)
     assert SliceSpec.from_dict(made.slices) == CUT
 

@@ -365,6 +365,9 @@ class _Training:
         if self.base is not None and options.profile == "corrections":  # a few slices do not tell what suits a volume
             inference |= self.base.inference
         per_case = score.per_case.items() if score else ()
+        base = (
+            Path(options.base).name.removesuffix(SUFFIX) if options.base else None
+        )  # where it lay is nobody's business
         return ModelCard(
             name=options.name,
             title=options.name,
@@ -376,10 +379,10 @@ class _Training:
             inference=inference,
             training={
                 "profile": options.profile,
-                "options": options.to_dict(),
+                "options": options.to_dict() | {"base": base},
                 "cases": [case.name for case in self.cases],
                 "held_out": self.held_out,  # case -> slices, None for all of them
-                **({"base": Path(options.base or "").name.removesuffix(SUFFIX)} if options.base else {}),
+                **({"base": base} if base else {}),
                 "seed": options.seed,
                 "epochs": state.epoch,
                 "losses": [row["loss"] for row in state.history],
