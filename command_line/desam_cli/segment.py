@@ -101,7 +101,7 @@ def command(
             raise BadInput("--series names one series of a folder.", "Choose those of a tree with --description.")
         return segment_tree(input, output, model, options, choice, format, confidence, device, not no_cache, json)
     if choice != Choice():
-        raise BadInput("--modality to --scheduler go with --recursive.", "Add --recursive.")
+        raise BadInput("An option that is for whole trees was given without --recursive.", "Add --recursive.")
     targets = plan(input, output, format)
 
     from DeSAMSegmentLib.engine.runtime.session import Session

@@ -45,14 +45,14 @@ def stored_choice(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
     return [known[name] for name in names]
 
 
-def pattern(option: str, text: str) -> re.Pattern[str]:
+def pattern(option: str, text: str, flags: int = 0) -> re.Pattern[str]:
     """A regular expression of an option.
 
     Raises:
       BadInput: naming the option, when it is none.
     """
     try:
-        return re.compile(text)
+        return re.compile(text, flags)
     except re.error as error:
         raise BadInput(f"{option} {text} is not a regular expression ({error}).", "Try a part of a name.") from error
 

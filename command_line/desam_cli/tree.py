@@ -62,7 +62,8 @@ def plan_tree(
         raise BadInput(f"{output} is the folder of the volumes itself.", "Choose another, results are no volumes.")
     files = [path for path in walk(root) if whole not in results.parents or not _is_below(path.parent, results)]
     found = [*_volumes(root, files)]
-    series, left_out = _series(root, files, parts(modality.upper()), pattern("--description", f"(?i){description}"))
+    wanted = pattern("--description", description, re.IGNORECASE)
+    series, left_out = _series(root, files, parts(modality.upper()), wanted)
     found += series
     if not found:
         raise BadInput(f"There is no volume in and below {root}. {left_out}".strip(), "Check the folder.")

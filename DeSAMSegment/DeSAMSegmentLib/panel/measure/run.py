@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ MEASURES = ("dice", "hd95_mm", "assd_mm", "volume_error_percent", "painted_perce
 Row = tuple[str, str, dict[str, Any]]  # label, what was measured, measure -> value or None
 
 
-class MeasureRun:
+class MeasureRun(ABC):
     """Follows one job.
 
     Arguments:
@@ -48,9 +49,9 @@ class MeasureRun:
         self._done: list[CaseDone] = []  # of the one that is evaluated now
         self._finished = 0
 
+    @abstractmethod
     def prepare(self, folder: Path) -> Generator[None, None, Any]:
         """The request, with the voxels in files of the folder."""
-        raise NotImplementedError
 
     def job(self, onTick: Callable[[], None], onEnd: Callable[[JobEnd], None]) -> Job:
         return Job(self.prepare, self.take, onEnd, onTick)
