@@ -29,7 +29,10 @@ def command(
     domain: shared.Domains = None,
     replay: Annotated[
         Path | None,
-        typer.Option(help="Earlier data of the --base model, mixed in (--replay-share) so that it does not forget."),
+        typer.Option(
+            metavar="DATASET",
+            help="Earlier data of the --base model, mixed in (--replay-share) so that it does not forget.",
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in OUTPUT where it stopped, with its options.")
