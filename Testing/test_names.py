@@ -17,6 +17,7 @@ from conftest import write_nifti
 from DeSAMSegmentLib.data.cases import CaseStore, read_dataset
 from DeSAMSegmentLib.data.feature_cache import FeatureCache
 from DeSAMSegmentLib.data.labels import LabelMap, Matcher, Overlay, closest, find_label, has, ignored, match
+from DeSAMSegmentLib.data.reading import read_labels
 from DeSAMSegmentLib.engine.evaluate.evaluate import evaluate
 from DeSAMSegmentLib.engine.events import Event, Finished, Log
 from DeSAMSegmentLib.engine.options import TrainOptions
@@ -62,15 +63,19 @@ def data_set(folder: Path, labels: dict[str, Any], array: np.ndarray, write: Cal
     return folder
 
 
-def write_segments(path: Path, array: np.ndarray) -> None:
+NUMBERED = ((LEFT, "3"), (RIGHT, "7"))
+
+
+def write_segments(path: Path, array: np.ndarray, segments: Iterable[tuple[str, str]] = NUMBERED) -> None:
     """A .seg.nrrd as 3D Slicer numbers it on saving: LEFT is 3, RIGHT is 7, whatever dataset.json says."""
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     mask = sitk.GetImageFromArray(array)
     mask.SetSpacing((0.8, 0.9, 3.0))
-    for number, (name, value) in enumerate(((LEFT, 3), (RIGHT, 7))):
+    for number, (name, value) in enumerate(segments):
         mask.SetMetaData(f"Segment{number}_ID", f"Segment_{number}")
         mask.SetMetaData(f"Segment{number}_Name", name)
-        mask.SetMetaData(f"Segment{number}_LabelValue", str(value))
+        if value:
+            mask.SetMetaData(f"Segment{number}_LabelValue", value)
         mask.SetMetaData(f"Segment{number}_Layer", "0")
         mask.SetMetaData(f"Segment{number}_Extent", "0 47 0 39 0 3")
     sitk.WriteImage(mask, str(path))
@@ -172,6 +177,7 @@ def test_one_rule_says_which_names_are_the_same() -> None:
     assert find_label("left ventricle", known) == "left ventricle", "the very same one first"
     assert find_label("LEFT_ventricle", known) == "Left Ventricle"
     assert find_label("ventricle", known) is None
+    assert find_label("Gefa\u0308\u00df", ["gef\u00e4ss"]) == "gef\u00e4ss", "however its letters are put together"
     assert match(["prostate"], ["gland"]) == {"prostate": "gland"}, "of one label each, they are the same"
     assert match(["prostate", "zone"], ["gland"]) == {}
     assert closest(["left ventrical"], known) == " Is left ventrical meant to be left ventricle?"
@@ -181,6 +187,22 @@ def test_a_label_map_with_none_of_the_labels_is_refused_with_what_it_has(tmp_pat
     folder = data_set(tmp_path / "set", {"left ventrical": 1, "liver": 2}, painted(USUAL))
     with pytest.raises(BadLabels, match=r"it has left ventrical, liver\. Is left ventrical meant to be left ventricle"):
         members_of(folder)
+
+
+def test_segments_of_one_name_are_one_label_and_impossible_values_are_refused(tmp_path: Path) -> None:
+    path, array = tmp_path / "a.seg.nrrd", painted({LEFT: 3, RIGHT: 7})
+    write_segments(path, array, [("heart", "3"), ("Heart", "7")])
+    assert read_labels(path).names == {"heart": (3, 7)}
+    for values in (("0", "7"), ("-3", "7"), ("9" * 5000, "7"), ("", "")):
+        write_segments(path, array, zip(USUAL, values, strict=True))
+        with pytest.raises(BadLabels, match="damaged header: segment left ventricle"):
+            read_labels(path)
+
+
+def test_a_label_that_is_found_is_not_meant_to_be_another() -> None:
+    matcher = Matcher([LEFT, RIGHT], [1, 2])
+    matcher.members("c0", LabelMap(painted(USUAL), np.eye(4), names={LEFT: (1,), "rv": (2,)}))
+    assert matcher.remarks()[-1] == "c0: there is no label right ventricle; it counts as absent there."
 
 
 def test_segments_that_overlap_keep_their_own_masks_and_it_is_said() -> None:

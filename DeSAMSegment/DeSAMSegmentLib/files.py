@@ -194,7 +194,8 @@ def parse_json(text: str | bytes) -> Any:
     """JSON of whatever origin.
 
     Raises:
-      ValueError: also for what ``json`` lets through or fails over: NaN, Infinity, 1e999, nesting without end.
+      ValueError: also for what ``json`` lets through or fails over: NaN, Infinity, 1e999, a key that
+        stands twice, nesting without end.
     """
 
     def refuse(name: str) -> NoReturn:
@@ -204,6 +205,13 @@ def parse_json(text: str | bytes) -> Any:
         number = float(digits)
         return number if abs(number) < float("inf") else refuse(digits)
 
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            again = next(key for n, (key, _) in enumerate(pairs) if key in dict(pairs[:n]))
+            raise ValueError(f"it says {again!r} twice")
+        return table
+
     def check(value: Any, level: int = 0) -> None:
         if level > DEEPEST:
             raise ValueError("it is nested too deeply")
@@ -211,7 +219,7 @@ def parse_json(text: str | bytes) -> Any:
             check(each, level + 1)
 
     try:
-        value = json.loads(text, parse_constant=refuse, parse_float=finite)
+        value = json.loads(text, parse_constant=refuse, parse_float=finite, object_pairs_hook=unique)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     check(value)

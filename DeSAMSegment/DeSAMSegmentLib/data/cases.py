@@ -9,22 +9,18 @@ FOLDER/domains.csv                  optional, two columns: case,domain
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..errors import BadDataset, BadInput, BadLabels, printable
-from ..files import parse_json
+from ..errors import BadDataset, BadInput, BadLabels
+from .dataset_json import declared, read_description, region_order
 from .grid import resample_labels
-from .labels import IGNORE, LabelMap, Matcher, Names, drawn, ignored, label_values, plain
+from .labels import LabelMap, Matcher, Names, drawn, ignored, label_values
 from .volume import Volume
-
-LARGEST_VALUE = 65535  # of a label
 
 
 @dataclass(frozen=True)
@@ -80,8 +76,9 @@ def read_dataset(folder: str | Path, images: bool = True) -> Dataset:
     folder = Path(folder)
     if not folder.is_dir():
         raise BadDataset(f"There is no folder {folder}.", "Check the spelling.")
-    description = _read_description(folder)
-    names = _declared(description, folder / "dataset.json")
+    description = read_description(folder)
+    names = declared(description, folder / "dataset.json")
+    labels = label_values(names, region_order(description, names, folder / "dataset.json"))
     ending = str(description.get("file_ending", ".nii.gz"))
     if not re.fullmatch(r"(\.\w+)+", ending):
         raise BadDataset(f"{folder / 'dataset.json'} has the file ending {ending!r}.", 'Give one like ".nii.gz".')
@@ -96,66 +93,7 @@ def read_dataset(folder: str | Path, images: bool = True) -> Dataset:
             f"Put images named CASE_0000{ending} there and label maps named CASE{ending} into labelsTr.",
         )
     tests = _find_cases(folder, "Ts", ending, domains, names, strict=False)
-    order = description.get("regions_class_order")
-    if isinstance(order, list) and not all(isinstance(value, int) and 0 < value <= LARGEST_VALUE for value in order):
-        raise BadDataset(
-            f"{folder / 'dataset.json'} has a regions_class_order that is no list of values.", "Correct it."
-        )
-    labels = label_values(names, order)
     return Dataset(folder.name, cases, labels, tests, folder)
-
-
-def names_in(folder: Path) -> Names:
-    """What a dataset.json in a folder of label maps calls their values; nothing where there is none."""
-    return _declared(_read_description(folder), folder / "dataset.json") if (folder / "dataset.json").is_file() else {}
-
-
-def _read_description(folder: Path) -> dict[str, Any]:
-    path = folder / "dataset.json"
-    try:
-        if path.exists() and not path.is_file():
-            raise BadDataset(f"{path} is not a file.", "Replace it.")  # a pipe: reading it would wait
-        description = parse_json(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise BadDataset(
-            f"{folder} is not a data set: it has no dataset.json.",
-            "Give an nnU-Net raw folder: dataset.json, imagesTr and labelsTr.",
-        ) from None
-    except json.JSONDecodeError as problem:
-        raise BadDataset(
-            f"{path} is not JSON: line {problem.lineno}, column {problem.colno}: {problem.msg}.", "Correct that line."
-        ) from None
-    except (OSError, ValueError) as problem:
-        raise BadDataset(f"{path} cannot be read ({problem}).", "Save it as JSON in UTF-8.") from None
-    if not isinstance(description, dict) or not isinstance(description.get("labels"), dict):
-        raise BadDataset(f"{path} has no labels.", 'It needs "labels": {"background": 0, "organ": 1}.')
-    return description
-
-
-def _declared(description: dict[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
-    """label -> values, background left out."""
-    names: dict[str, tuple[int, ...]] = {}
-    for key, entry in description["labels"].items():
-        # version 2 of the format maps names to values, version 1 values to names
-        name, given = (entry, [key]) if isinstance(entry, str) else (key, entry if isinstance(entry, list) else [entry])
-        name = printable(str(name))
-        try:
-            values = tuple(int(str(value)) for value in given)
-        except ValueError:
-            values = (-1,)
-        if not all(0 <= value <= LARGEST_VALUE for value in values):
-            raise BadDataset(
-                f"{path} gives the label {name} the value {entry}.",
-                f"Values are whole numbers from 1 to {LARGEST_VALUE}.",
-            )
-        if values == (0,):
-            continue
-        if plain(name) in map(plain, names):
-            raise BadDataset(f"{path} names two labels {name}, give or take case and hyphens.", "Rename one of them.")
-        names[name] = values
-    if not names.keys() - {IGNORE}:
-        raise BadDataset(f"{path} names no label but the background.", 'Add the organ to "labels".')
-    return names
 
 
 def _read_domains(folder: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ them. The highest bit of the type marks voxels that nobody labelled (nnU-Net's `
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -35,8 +36,9 @@ class LabelMap(Volume):
 
 
 def plain(name: str) -> str:
-    """What is compared: "Left_Ventricle", "left ventricle" and "LEFT-VENTRICLE" are one name."""
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+    """What is compared: "Left_Ventricle", "left ventricle" and "LEFT-VENTRICLE" are one name, and so is "Gefäß" however
+    its letters are put together."""
+    return unicodedata.normalize("NFC", re.sub(r"[\s_-]+", " ", name).strip().casefold())
 
 
 def find_label(name: str, known: Iterable[str]) -> str | None:
@@ -72,7 +74,7 @@ def label_values(names: Names, order: object = None) -> dict[int, str]:
       order: values of the labels in their order, as nnU-Net's ``regions_class_order`` gives them for regions.
     """
     learnt = [name for name in names if plain(name) != IGNORE]
-    if isinstance(order, list) and len(order) == len(learnt):
+    if isinstance(order, list):
         return {int(value): name for value, name in zip(order, learnt, strict=True)}
     values = {names[name][0]: name for name in reversed(learnt) if len(names[name]) == 1}
     free = (value for value in range(1, len(names) + 1) if value not in values)
@@ -195,10 +197,11 @@ class Matcher:
 
     def _note_names(self, case: str, labels: LabelMap, pairs: Names) -> None:
         by_values = {values: name for name, values in labels.names.items()}
+        unmatched = [other for values, other in by_values.items() if values not in pairs.values()]
         for name in self.labels:
             other = by_values.get(pairs[name], name) if name in pairs else ""
             if not other:
-                text = f"there is no label {name}; it {self.undeclared}.{closest(labels.names, [name])}"
+                text = f"there is no label {name}; it {self.undeclared}.{closest(unmatched, [name])}"
                 self._note(text, case)
             elif other != name and name not in labels.names:
                 self._note(f"{other} is taken for the label {name}.", case)

@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from ..errors import BadLabels, BadVolume
 from ..files import check_name
 from .itk import affine_of, read_image
-from .labels import LabelMap, Overlay
+from .labels import LabelMap, Overlay, find_label
 from .metaimage import read_metaimage
 from .nifti import read_nifti
 from .nrrd import is_segmentation, read_nrrd
@@ -171,7 +171,7 @@ def _scalar(array: np.ndarray, path: Path, error: Refusal) -> np.ndarray:
 def _segments(array: np.ndarray, fields: dict[str, str], path: Path) -> tuple[np.ndarray, dict[str, tuple[int, ...]]]:
     """The label map of one of Slicer's segmentations, and its segments' values; layers that overlap are merged."""
     numbers = sorted({int(found[1]) for key in fields if (found := re.match(r"Segment(\d+)_", key))})
-    segments = []
+    segments: list[tuple[str, int, int]] = []
     for number in numbers:
         name = fields.get(f"Segment{number}_Name") or fields.get(f"Segment{number}_ID", f"Segment {number}")
         # before Slicer 4.11 every segment was a layer of zeros and ones
@@ -179,12 +179,14 @@ def _segments(array: np.ndarray, fields: dict[str, str], path: Path) -> tuple[np
         given = [
             fields.get(f"Segment{number}_{key}", default) for key, default in (("LabelValue", "1"), ("Layer", "0"))
         ]
-        if not all(text.isdecimal() for text in given):
+        value, layer = (int(text) if text.isdecimal() and len(text) < 10 else -1 for text in given)
+        shared = array.ndim == 3 and len(numbers) > 1  # one layer of them all, which nothing but values tells apart
+        if value < 1 or layer < 0 or (old and shared):
             raise BadLabels(f"{path.name} has a damaged header: segment {name}.", COPY_AGAIN)
-        value, layer = map(int, given)
+        name = find_label(name, [each[0] for each in segments]) or name  # twice the same: one label of both
         segments.append((name, value, number if old and array.ndim == 4 else layer))
     if array.ndim == 3:
-        return array, {name: (value,) for name, value, _ in segments}
+        return array, {name: tuple(value for other, value, _ in segments if other == name) for name, *_ in segments}
     overlay = Overlay(array.shape[:3])
     for name, value, layer in segments:
         if layer >= array.shape[-1]:

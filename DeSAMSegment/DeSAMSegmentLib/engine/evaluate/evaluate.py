@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...data.cases import Case, load_labelled, names_in
+from ...data.cases import Case, load_labelled
+from ...data.dataset_json import names_in
 from ...data.grid import resample_labels
 from ...data.labels import IGNORE, LabelMap, Matcher, closest, drawn, has, ignored, listed, match
 from ...data.reading import read_labels

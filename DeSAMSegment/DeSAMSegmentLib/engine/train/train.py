@@ -121,6 +121,8 @@ def chosen_labels(labels: dict[int, str] | Sequence[LabelInfo], options: TrainOp
       BadInput: when ``options.labels`` names a value that does not exist.
     """
     known = list(default_labels(labels)) if isinstance(labels, dict) else list(labels)
+    if not all(label.name.strip() for label in known):
+        raise BadInput("A label has no name.", "Give it one.")
     if options.labels is None:
         return known
     by_value = {label.value: label for label in known}

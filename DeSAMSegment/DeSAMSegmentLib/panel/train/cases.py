@@ -11,7 +11,7 @@ import numpy as np
 from slicer.i18n import tr as _
 
 from ...data.cases import Case
-from ...data.labels import IGNORE, Names, Overlay, label_values, plain
+from ...data.labels import IGNORE, Names, Overlay, find_label, label_values, plain
 from ...errors import BadInput
 from ...store.card import LabelInfo
 from ...store.terminology import default_label, default_labels
@@ -120,7 +120,7 @@ def labelsFor(cases: Sequence[AnyCase]) -> tuple[LabelInfo, ...]:
     labels: dict[str, LabelInfo] = {}
     for case in scene:
         for identifier, name in case.segments().items():
-            if name not in labels:
+            if find_label(name, labels) is None:
                 labels[name] = _labelFromSegment(len(labels) + 1, name, case.segmentationNode, identifier)
     return tuple(labels.values())
 
