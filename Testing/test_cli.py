@@ -19,8 +19,9 @@ from conftest import blob, write_nifti
 from desam_cli import bars, main
 from desam_cli.options import build
 from DeSAMSegmentLib.data.reading import read_labels
+from DeSAMSegmentLib.engine.declarations import declarations
 from DeSAMSegmentLib.engine.events import Finished, Started
-from DeSAMSegmentLib.engine.options import SegmentOptions, TrainOptions, declarations
+from DeSAMSegmentLib.engine.options import SegmentOptions, TrainOptions
 from DeSAMSegmentLib.errors import BadInput, DiskFull
 
 COMMAND = [sys.executable, "-m", "desam_cli"]

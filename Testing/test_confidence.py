@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from DeSAMSegmentLib.model.slice_decoder import expected_dice
+from DeSAMSegmentLib.model.prediction import expected_dice
 
 
 def disc(inside: float, outside: float, radius: float = 20) -> np.ndarray:

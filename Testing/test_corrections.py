@@ -20,9 +20,10 @@ from DeSAMSegmentLib.engine.runtime.loading import DeSAM
 from DeSAMSegmentLib.engine.runtime.session import Session, sam_tensors
 from DeSAMSegmentLib.engine.segment.segment import segment
 from DeSAMSegmentLib.engine.train import training_set
+from DeSAMSegmentLib.engine.train.initial_model import architecture_of
 from DeSAMSegmentLib.engine.train.run_folder import RunFolder
 from DeSAMSegmentLib.engine.train.step import Learner
-from DeSAMSegmentLib.engine.train.train import architecture_of, train
+from DeSAMSegmentLib.engine.train.train import train
 from DeSAMSegmentLib.engine.train.training_set import VISITS, TrainingSet
 from DeSAMSegmentLib.errors import BadInput
 from DeSAMSegmentLib.store.card import ModelCard

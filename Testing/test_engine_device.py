@@ -13,7 +13,7 @@ from DeSAMSegmentLib.engine.runtime import session as sessions
 from DeSAMSegmentLib.engine.runtime.device import half_type
 from DeSAMSegmentLib.engine.runtime.session import Session
 from DeSAMSegmentLib.errors import BadInput, OutOfMemory
-from DeSAMSegmentLib.model.slice_decoder import DecodeSettings
+from DeSAMSegmentLib.model.prediction import DecodeSettings
 from DeSAMSegmentLib.model.types import Features
 from small_model import small, small_features
 from standin import stand_in_encoder

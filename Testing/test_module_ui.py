@@ -112,7 +112,8 @@ def parts(widget: Any) -> list[Any]:
 
 
 def test_every_declared_option_that_is_not_for_experts_has_one_row(panel: Desk) -> None:
-    from DeSAMSegmentLib.engine.options import SegmentOptions, TrainOptions, declarations
+    from DeSAMSegmentLib.engine.declarations import declarations
+    from DeSAMSegmentLib.engine.options import SegmentOptions, TrainOptions
 
     groups = {"segment": SegmentOptions, "train": TrainOptions}
     wanted = [

@@ -22,7 +22,8 @@ from DeSAMSegmentLib.engine.evaluate.evaluate import evaluate
 from DeSAMSegmentLib.engine.events import Event, Finished, Log
 from DeSAMSegmentLib.engine.options import TrainOptions
 from DeSAMSegmentLib.engine.runtime.session import Session
-from DeSAMSegmentLib.engine.train.train import in_base_order, train
+from DeSAMSegmentLib.engine.train.initial_model import in_base_order
+from DeSAMSegmentLib.engine.train.train import train
 from DeSAMSegmentLib.errors import BadInput, BadLabels
 from DeSAMSegmentLib.store.card import ModelCard
 from DeSAMSegmentLib.store.model_file import read_card

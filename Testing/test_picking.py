@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from DeSAMSegmentLib.model.slice_decoder import pick
+from DeSAMSegmentLib.model.prediction import pick
 from scipy import ndimage
 
 SIZE, POINTS, MIN_AREA = 64, 25, 60

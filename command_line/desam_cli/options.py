@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
-from DeSAMSegmentLib.engine.options import Declaration, Options, TrainOptions, declarations
+from DeSAMSegmentLib.engine.declarations import Declaration, Options, declarations
+from DeSAMSegmentLib.engine.options import TrainOptions
 from DeSAMSegmentLib.engine.train.run_folder import stored_options
 
 Chosen = TypeVar("Chosen", bound=Options)

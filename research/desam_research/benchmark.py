@@ -24,7 +24,8 @@ from DeSAMSegmentLib.engine.events import CaseDone, EpochDone, Event, Finished, 
 from DeSAMSegmentLib.engine.runtime import device as devices
 from DeSAMSegmentLib.engine.runtime.loading import DeSAM
 from DeSAMSegmentLib.engine.runtime.session import Session, sam_tensors
-from DeSAMSegmentLib.engine.train.train import architecture_of, train
+from DeSAMSegmentLib.engine.train.initial_model import architecture_of
+from DeSAMSegmentLib.engine.train.train import train
 from DeSAMSegmentLib.engine.train.training_set import common_spec
 from DeSAMSegmentLib.errors import BadInput, BadModelFile
 from DeSAMSegmentLib.files import write_text

@@ -1,7 +1,7 @@
 """DeSAM: a decoder for a frozen Segment Anything encoder in which mask and prompt quality are decoupled.
 
 PRIM reads prompts and says how good each is; a mask module (PDMM) per label makes the mask from the encoder's levels,
-fused with what PRIM saw. How one slice is segmented with it is told in ``slice_decoder.py``, how one training step is
+fused with what PRIM saw. How one slice is segmented with it is told in ``prediction.py``, how one training step is
 taken in ``train_decode`` below and in ``engine/train/step.py``.
 """
 

@@ -7,7 +7,8 @@ from typing import Any
 import ctk
 from slicer.i18n import tr as _
 
-from ..engine.options import SegmentOptions, declarations
+from ..engine.declarations import declarations
+from ..engine.options import SegmentOptions
 from ..errors import DeSAMError
 from .kit import words
 from .kit.remedies import inWords

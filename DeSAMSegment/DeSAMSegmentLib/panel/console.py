@@ -13,8 +13,9 @@ from slicer.i18n import tr as _
 
 from ..data.cases import Case
 from ..data.labels import closest, listed, match
+from ..engine.declarations import Options, declarations
 from ..engine.events import CaseDone, CaseFailed
-from ..engine.options import Options, SegmentOptions, TrainOptions, declarations
+from ..engine.options import SegmentOptions, TrainOptions
 from ..errors import BadInput, DeSAMError, reason
 from ..files import scratch_folder
 from ..jobs.client import JobEnd

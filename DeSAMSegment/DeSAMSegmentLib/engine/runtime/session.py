@@ -14,8 +14,8 @@ from ...data.feature_cache import FeatureCache
 from ...errors import BadInput, OutOfMemory
 from ...files import sweep
 from ...model.backbones import Backbone, build_backbone
+from ...model.prediction import DecodeSettings, LabelPrediction, predict_slice
 from ...model.registry import BACKBONES
-from ...model.slice_decoder import DecodeSettings, LabelPrediction, predict_slice
 from ...model.token_cache import TokenCache
 from ...model.types import Features, send
 from ...store import weights

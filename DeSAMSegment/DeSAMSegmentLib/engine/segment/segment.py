@@ -1,6 +1,6 @@
 """Segmenting a volume: every slice, no click. A generator of events; see ``engine/events.py``.
 
-One slice's way from features to a mask is told in ``model/slice_decoder.py``; here masks become label values on the
+One slice's way from features to a mask is told in ``model/prediction.py``; here masks become label values on the
 volume's own grid.
 """
 
@@ -19,8 +19,8 @@ from ...data.slices import Slices
 from ...data.volume import Volume
 from ...errors import BadInput
 from ...model.postprocess import clean_small_regions, largest_component
+from ...model.prediction import DecodeSettings, LabelPrediction
 from ...model.registry import MASK_SIZE
-from ...model.slice_decoder import DecodeSettings, LabelPrediction
 from ...model.types import Features, Prompts
 from ...store.card import ModelCard
 from ..events import Event, Finished, Log, PointScore, SliceDone, Started

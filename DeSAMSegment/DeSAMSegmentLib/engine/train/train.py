@@ -17,23 +17,23 @@ import numpy as np
 
 from ...data.cases import Case, CaseStore
 from ...data.feature_cache import FeatureCache
-from ...data.labels import Matcher, closest, listed, match
+from ...data.labels import Matcher
 from ...data.slices import SliceSpec
 from ...errors import BadInput
 from ...files import probe, scratch_folder
-from ...model.config import DeSAMConfig
 from ...model.registry import BACKBONES
 from ...store.card import LabelInfo, ModelCard, software, utc_now
 from ...store.library import SUFFIX
-from ...store.terminology import default_labels
+from ..declarations import declarations
 from ..events import EpochDone, Event, Finished, Log, Progress, Saved, Started
 from ..figures import draw_training_curves
-from ..options import SegmentOptions, TrainOptions, declarations, resolve
+from ..options import SegmentOptions, TrainOptions, resolve
 from ..runtime import device as devices
 from ..runtime.features import stored_bytes
 from ..runtime.loading import DeSAM
-from ..runtime.session import Session, sam_tensors
+from ..runtime.session import Session
 from . import from_labels
+from .initial_model import base_model, chosen_labels, in_base_order, initial_model, seed
 from .run_folder import RunFolder, TrainingState, metrics_row
 from .schedule import Schedule, validation_interval
 from .step import Learner
@@ -66,7 +66,6 @@ def train(
 
     Arguments:
       labels: value -> name of every label, or LabelInfo with colours and terminology; ``options.labels`` chooses.
-      folder: where the run's files go.
       session: device, cache and what is loaded already; without a cache, one is used that is deleted afterwards.
       replay: labelled cases of earlier data, mixed in so that the base model does not forget them.
       resume: continue the run in ``folder`` after its last finished epoch, if any, bit for bit on the CPU.
@@ -78,102 +77,22 @@ def train(
     Raises:
       BadInput: for options, cases or labels that cannot be used; the text says what to do.
     """
-    import torch
-
-    options = (options or TrainOptions()).check()
+    options, session, files = (options or TrainOptions()).check(), session or Session(), RunFolder(folder)
     if not cases:
         raise BadInput("There is no case to train on.", "Add at least one volume with its labels.")
     chosen = chosen_labels(labels, options)
-    session = session or Session()
     session.begin(options.backbone)
-    # threads that share sums would change the last digits; a fixed seed fixes everything else
-    torch.manual_seed(options.seed)
-    _draw_an_encoder(options.backbone)
+    seed(options)
     with scratch_folder("training") as scratch, ExitStack() as held:
         if session.cache is None:
             session.cache = FeatureCache(scratch / "features")
             held.callback(setattr, session, "cache", None)
-        probe(Path(folder, "metrics.csv"))
-        held.enter_context(RunFolder(folder).locked())
-        base = _base(options, session, RunFolder(folder), resume)
+        probe(files.path / "metrics.csv")
+        held.enter_context(files.locked())
+        base = base_model(options, session, files, resume)
         if base is not None:
             chosen = in_base_order(chosen, base.card, options)
-        matcher = Matcher([label.name for label in chosen], [label.value for label in chosen])
-        store = CaseStore(matcher, scratch / "cases")
-        run = _Training(cases, chosen, RunFolder(folder), options, session, store, resume, replay)
-        yield from run.events(held, base)
-
-
-def _draw_an_encoder(backbone: str) -> None:
-    """Draws the random numbers that building an encoder takes, and forgets it.
-
-    The first trainings loaded their encoder after the seed was set, so the decoder's first weights came behind those of
-    an encoder. With this, a seed gives the model that it gave then, and the same one in a session that is warm.
-    """
-    spec = BACKBONES[backbone]
-    spec.build(spec)
-
-
-def chosen_labels(labels: dict[int, str] | Sequence[LabelInfo], options: TrainOptions) -> list[LabelInfo]:
-    """The labels to train, with colours and terminology.
-
-    Raises:
-      BadInput: when ``options.labels`` names a value that does not exist.
-    """
-    known = list(default_labels(labels)) if isinstance(labels, dict) else list(labels)
-    if not all(label.name.strip() for label in known):
-        raise BadInput("A label has no name.", "Give it one.")
-    if options.labels is None:
-        return known
-    by_value = {label.value: label for label in known}
-    absent = [value for value in options.labels if value not in by_value]
-    if absent:
-        raise BadInput(
-            f"The data set has no label {', '.join(map(str, absent))}.",
-            f"It has {', '.join(f'{label.value} ({label.name})' for label in known)}.",
-        )
-    return [by_value[value] for value in options.labels]
-
-
-def _base(options: TrainOptions, session: Session, folder: RunFolder, resume: bool) -> DeSAM | None:
-    """The given model to start from, or, of a run that is resumed, its own last one; None without a base."""
-    if not options.base:
-        return None
-    # always a fresh copy: the session's own would be changed under a later segmentation. Of a resumed run its last
-    # model, which has all that the base gave it; the base may be gone.
-    return DeSAM.load(folder.last) if resume and folder.state.exists() else session.fresh_model(options.base)
-
-
-def in_base_order(labels: list[LabelInfo], base: ModelCard, options: TrainOptions) -> list[LabelInfo]:
-    """The labels to learn in the order of the base's decoders, each of which goes on with the label of its name.
-
-    Raises:
-      BadInput: when the base does not find these labels, or needs another backbone.
-    """
-    theirs, ours = [label.name for label in base.labels], {label.name: label for label in labels}
-    pairs = match(theirs, list(ours))
-    if len(pairs) < len(theirs) or len(ours) != len(theirs) or base.backbone != options.backbone:
-        raise BadInput(
-            f"The base model {base.name} finds {listed(theirs)} on {base.backbone}; this training learns "
-            f"{listed(ours)} on {options.backbone}.{closest(set(ours) - set(theirs), theirs)}",
-            "Choose a base with the same labels and backbone, or none.",
-        )
-    return [ours[pairs[name]] for name in theirs]
-
-
-def architecture_of(options: TrainOptions, labels: int) -> DeSAMConfig:
-    """The decoder that some options ask for."""
-    backbone = BACKBONES[options.backbone]
-    return DeSAMConfig(
-        backbone=backbone.id,
-        input_size=backbone.input_size,
-        level_widths=backbone.level_widths,
-        width=options.width,
-        variant=options.variant,
-        squeeze_excitation=options.squeeze_excitation,
-        labels=labels,
-        shared_prim=not options.train_prim,
-    )
+        yield from _Training(cases, chosen, files, options, session, scratch, resume, replay).events(held, base)
 
 
 class _Training:
@@ -186,49 +105,31 @@ class _Training:
         folder: RunFolder,
         options: TrainOptions,
         session: Session,
-        store: CaseStore,
+        scratch: Path,
         resume: bool,
         replay: Sequence[Case],
     ) -> None:
         self.cases, self.labels, self.folder = cases, labels, folder
         self.replay = [replace(case, name=f"{case.name} (replayed)") for case in replay]
-        self.options, self.session, self.store, self.resume = options, session, store, resume
+        self.options, self.session, self.resume = options, session, resume
+        matcher = Matcher([label.name for label in labels], [label.value for label in labels])
+        self.store = CaseStore(matcher, scratch / "cases")
 
     # ---- the run, top to bottom -----------------------------------------------------------------------------------
 
     def events(self, held: ExitStack, base: DeSAM | None) -> Iterator[Event]:
         """held: keeps the cache's promise to hold the features until the run is over."""
         options, session = self.options, self.session
-        self.base = None if base is None else base.card
-        assert session.cache is not None
         yield Started("train", options.name, options.epochs, "epoch", devices.describe(session.device))
-        cases, split = self.cases, options
-        if options.from_labels:
-            cases = yield from from_labels.stacks(self.cases, options)
-            split = replace(options, patient_pattern=options.patient_pattern or from_labels.MAP_PATTERN)
-        spec = self.spec = self._slice_spec(cases)
-        self.folder.begin(self._config(), self.resume)
-        training, held_out, excluded = hold_out(cases, self.store, spec, split)
-        self.held_out = {each.name: None if each.positions is None else sorted(each.positions) for each in held_out}
-        if base is not None:
-            yield from self._renamed(base.card)
+        data, held_out = yield from self._split(base)
         state = TrainingState(epochs=options.epochs)
-
-        # features, once: most of the time of a short training
-        data = TrainingSet(training, self.store, spec, options, session, excluded, self.replay)
         begun = time.perf_counter()
-        yield from data.survey()
-        self.connected = data.connected
-        images = len(data.visited) + sum(case.slices for case in held_out)
-        each = stored_bytes(BACKBONES[options.backbone], session.cache.codec)
-        said = held.enter_context(session.cache.holding(images, each))
-        if said:
-            yield Log(said)
-        yield from data.prepare()
+        yield from self._features(data, held_out, held)
         state.prepared = time.perf_counter() - begun
 
         # epochs, until they are enough
-        learner = Learner(self._model(base), options, session, stay=not self.replay)
+        model = initial_model(base, options, len(self.labels)).to(session.device)
+        learner = Learner(model, options, session, stay=not self.replay)
         if self.resume and self.folder.state.exists():
             state = self.folder.restore(learner)
             self.folder.write_metrics(state.history)  # a kill after the last epoch's state left them short
@@ -246,6 +147,35 @@ class _Training:
         best = None if state.best_dice < 0 else state.best_dice
         result = TrainResult(self.folder.best, self.folder.last, state.best_epoch, best, state.history)
         yield Finished("train", seconds, result, {"best_dice": best, "best_epoch": state.best_epoch})
+
+    def _split(self, base: DeSAM | None) -> Generator[Event, None, tuple[TrainingSet, list[HeldOut]]]:
+        """What is learnt from, and what is held out for validation; the run's folder begins here."""
+        self.base = None if base is None else base.card
+        cases, options = self.cases, self.options
+        if options.from_labels:
+            cases = yield from from_labels.stacks(self.cases, options)
+            options = replace(options, patient_pattern=options.patient_pattern or from_labels.MAP_PATTERN)
+        spec = self.spec = self._slice_spec(cases)
+        self.folder.begin(self._config(), self.resume)
+        training, held_out, excluded = hold_out(cases, self.store, spec, options)
+        self.held_out = {each.name: None if each.positions is None else sorted(each.positions) for each in held_out}
+        for old, new in zip(self.base.labels if self.base else self.labels, self.labels, strict=True):
+            if old.name != new.name:
+                yield Log(f"The label {new.name} goes on from {old.name} of the base model.", "warning")
+        data = TrainingSet(training, self.store, spec, self.options, self.session, excluded, self.replay)
+        return data, held_out
+
+    def _features(self, data: TrainingSet, held_out: list[HeldOut], held: ExitStack) -> Iterator[Event]:
+        """Computes the features, once: most of the time of a short training."""
+        cache = self.session.cache
+        assert cache is not None
+        yield from data.survey()
+        self.connected = data.connected
+        images = len(data.visited) + sum(case.slices for case in held_out)
+        said = held.enter_context(cache.holding(images, stored_bytes(BACKBONES[self.options.backbone], cache.codec)))
+        if said:
+            yield Log(said)
+        yield from data.prepare()
 
     def _epoch(
         self, learner: Learner, data: TrainingSet, held_out: list[HeldOut], state: TrainingState, begun: float
@@ -332,20 +262,6 @@ class _Training:
             state.top_values, state.top_epoch = score.values, number
         return kept
 
-    def _renamed(self, base: ModelCard) -> Iterator[Event]:
-        """Says which of the base's labels goes on under another name."""
-        for old, new in zip(base.labels, self.labels, strict=True):
-            if old.name != new.name:
-                yield Log(f"The label {new.name} goes on from {old.name} of the base model.", "warning")
-
-    def _model(self, base: DeSAM | None) -> DeSAM:
-        """The decoder to start from: the base, or PRIM from SAM's own decoder and fresh mask modules."""
-        if base is not None:
-            return base.to(self.session.device)
-        architecture = architecture_of(self.options, len(self.labels))
-        model = DeSAM.from_sam(architecture, sam_tensors(self.options.backbone))
-        return model.to(self.session.device)
-
     def _config(self) -> dict[str, Any]:
         return {
             "options": self.options.to_dict(),
@@ -366,10 +282,6 @@ class _Training:
         }
         if self.base is not None and options.profile == "corrections":  # a few slices do not tell what suits a volume
             inference |= self.base.inference
-        per_case = score.per_case.items() if score else ()
-        base = (
-            Path(options.base).name.removesuffix(SUFFIX) if options.base else None
-        )  # where it lay is nobody's business
         return ModelCard(
             name=options.name,
             title=options.name,
@@ -379,20 +291,28 @@ class _Training:
             architecture=model.config.to_dict(),
             slices=self.spec.to_dict(),
             inference=inference,
-            training={
-                "profile": options.profile,
-                "options": options.to_dict() | {"base": base},
-                "cases": [case.name for case in self.cases],
-                "held_out": self.held_out,  # case -> slices, None for all of them
-                **({"base": base} if base else {}),
-                "seed": options.seed,
-                "epochs": state.epoch,
-                "losses": [row["loss"] for row in state.history],
-                "mean_validation_dice": score.dice if score else None,
-                "validation_dice": {
-                    case: {str(value): dice for value, dice in values.items()} for case, values in per_case
-                },
-            },
+            training=self._provenance(score, state),
             software=software(),
             created=utc_now(),
         )
+
+    def _provenance(self, score: ValidationScore | None, state: TrainingState) -> dict[str, Any]:
+        """How the model was trained, for its card."""
+        options = self.options
+        # the base's name; where it lay is nobody's business
+        base = Path(options.base).name.removesuffix(SUFFIX) if options.base else None
+        per_case = score.per_case.items() if score else ()
+        return {
+            "profile": options.profile,
+            "options": options.to_dict() | {"base": base},
+            "cases": [case.name for case in self.cases],
+            "held_out": self.held_out,  # case -> slices, None for all of them
+            **({"base": base} if base else {}),
+            "seed": options.seed,
+            "epochs": state.epoch,
+            "losses": [row["loss"] for row in state.history],
+            "mean_validation_dice": score.dice if score else None,
+            "validation_dice": {
+                case: {str(value): dice for value, dice in values.items()} for case, values in per_case
+            },
+        }

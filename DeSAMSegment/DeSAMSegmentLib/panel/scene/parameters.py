@@ -11,7 +11,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from ...engine.options import Declaration, Options, SegmentOptions, TrainOptions, declarations
+from ...engine.declarations import Declaration, Options, declarations
+from ...engine.options import SegmentOptions, TrainOptions
 from ..kit.signal import Signal
 
 STATE: dict[str, Any] = {  # what is no option of an engine

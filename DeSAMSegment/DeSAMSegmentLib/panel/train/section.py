@@ -7,8 +7,9 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from ...engine.declarations import declarations
 from ...engine.events import EpochDone, Progress, Started
-from ...engine.options import TrainOptions, declarations
+from ...engine.options import TrainOptions
 from ...engine.train.run_folder import stored_options
 from ...errors import DeSAMError
 from ...jobs.client import JobEnd
