@@ -18,11 +18,12 @@ from nibabel.spatialimages import HeaderDataError
 
 from ..errors import BadInput
 from .grid import SAME_PLACE, displacement
-from .volume import COPY_AGAIN, EXTRACT_FRAME, LPS_FROM_RAS, TO_GREY, Refusal
+from .volume import COPY_AGAIN, EXTRACT_FRAME, LPS_FROM_RAS, TO_GREY, TO_NUMBERS, Refusal
 
 GZIP = b"\x1f\x8b"
 KINDS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}  # by the header's first number, its own size in bytes
 MOST_PACKED = 1100  # bytes that one of a gzip can stand for
+UNITS = {1: ("metres", 1e3), 3: ("micrometres", 1e-3)}  # of xyzt_units; none and 2 are mm
 LARGEST_SIDE = 32767  # of NIfTI-1
 
 
@@ -38,7 +39,8 @@ def read_nifti(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray, str]
             shape = _shape(header, path, error)
             affine, note = declared_affine(header, shape, path.name, error)
             offset, kind = int(header.get_data_offset()), header.get_data_dtype()
-            _check_kind(kind, path, error)
+            _check_kind(header, path, error)
+            slope, intercept = header.get_slope_inter()
             file.read(offset - header.sizeof_hdr)
             announced = math.prod(shape) * kind.itemsize
             if announced > MOST_PACKED * path.stat().st_size:  # before memory is asked for
@@ -56,8 +58,7 @@ def read_nifti(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray, str]
         raise error(
             f"{path.name} is cut short: {offset + len(voxels):,} of {offset + announced:,} bytes are there.", COPY_AGAIN
         )
-    array = np.frombuffer(voxels, kind).reshape(shape)
-    return _scaled(array, header), affine, note
+    return _scaled(np.frombuffer(voxels, kind).reshape(shape), slope, intercept), affine, note
 
 
 def _opened(path: Path, error: Refusal) -> IO[bytes]:
@@ -99,32 +100,46 @@ def _shape(header: Any, path: Path, error: Refusal) -> tuple[int, ...]:
     return tuple((*sizes, 1, 1)[:3][::-1])
 
 
-def _check_kind(kind: np.dtype, path: Path, error: Refusal) -> None:
+def _check_kind(header: Any, path: Path, error: Refusal) -> None:
+    kind = header.get_data_dtype()
     if kind.fields is not None:
         raise error(f"{path.name} is a colour image ({len(kind.fields)} values per voxel).", TO_GREY)
+    if not kind.itemsize:
+        raise error(f"{path.name} has voxels of an unknown type (datatype {header['datatype']}).", TO_NUMBERS)
     if kind.kind == "c":
         raise error(f"{path.name} has complex voxels.", "Export the magnitude image and use that.")
 
 
 def declared_affine(header: Any, shape: tuple[int, ...], name: str, error: Refusal) -> tuple[np.ndarray, str]:
     """The IJK-to-RAS matrix that a header declares: the sform where it has a code, else the qform, else the voxel sizes
-    alone with the first voxel at 0, as nibabel's and Slicer's readers choose.
+    alone with the first voxel at 0, as nibabel's and Slicer's readers choose; in mm, whatever its unit.
 
     Returns:
-      (4, 4), and a note where sform and qform are both given and differ.
+      (4, 4), and a note where sform and qform are both given and differ, or the unit is none of images.
     """
+    header, note = header.copy(), ""
+    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1  # as ITK has it; else there would be no qform
+    header["pixdim"][1:4] = np.abs(header["pixdim"][1:4])
     sform, qform = header.get_sform(coded=True)[0], _qform(header)
-    if sform is not None:
-        if not np.isfinite(sform).all():
-            raise error(f"{name} has a position (sform) that is not a number.", "Set its geometry and save it again.")
-        if abs(np.linalg.det(sform[:3, :3])) > 1e-12:
-            differ = qform is not None and displacement(sform, qform, shape) > SAME_PLACE
-            return sform, f"The two positions in {name} differ; the sform counts, not the qform." if differ else ""
-    if qform is not None:
-        return qform, ""
-    zooms = np.diag([*np.abs(header["pixdim"][1:4].astype(float)), 1.0])
-    zooms[:3, :3] = LPS_FROM_RAS @ zooms[:3, :3]
-    return zooms, ""
+    affine = np.diag([*header["pixdim"][1:4].astype(float), 1.0])
+    affine[:3, :3] = LPS_FROM_RAS @ affine[:3, :3]
+    if sform is not None and np.isfinite(sform).all() and abs(np.linalg.det(sform[:3, :3])) > 1e-12:
+        affine = sform
+        if qform is not None and displacement(sform, qform, shape) > SAME_PLACE:
+            note = f"The two positions in {name} differ; the sform counts, not the qform."
+    elif qform is not None and (sform is None or np.isfinite(sform).all()):
+        affine = qform
+        if sform is not None:
+            note = f"The sform of {name} cannot be used (axes in one plane): the qform counts."
+    elif sform is not None or header["qform_code"] > 0:
+        which = "qform" if sform is None else "sform"
+        what = f"{name} has a position ({which}) that is not a number, or axes that lie in one plane."
+        raise error(what, "Set its geometry and save it again.")
+    word, factor = UNITS.get(int(header["xyzt_units"]) & 7, ("", 1.0))
+    if word:
+        affine = np.diag([factor, factor, factor, 1.0]) @ affine
+        note = f"{note} The unit of {name} is {word}: its geometry is converted to mm.".strip()
+    return affine, note
 
 
 def _qform(header: Any) -> np.ndarray | None:
@@ -137,14 +152,14 @@ def _qform(header: Any) -> np.ndarray | None:
     return None if qform is None or zero or not np.isfinite(qform).all() else qform
 
 
-def _scaled(array: np.ndarray, header: Any) -> np.ndarray:
+def _scaled(array: np.ndarray, slope: float | None, intercept: float | None) -> np.ndarray:
     """Voxels in the machine's byte order, with slope and intercept; a slope of 0 means no scaling."""
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
-    slope, intercept = header.get_slope_inter()
     if slope is None or (slope, intercept or 0.0) == (1.0, 0.0):
         return native
     exact = "f8" if native.dtype.itemsize > 2 and native.dtype != np.float32 else "f4"
-    return np.asarray(native * np.float64(slope) + np.float64(intercept or 0.0), exact)
+    with np.errstate(over="ignore", invalid="ignore"):  # voxels that are not finite are counted later
+        return np.asarray(native * np.float64(slope) + np.float64(intercept or 0.0), exact)
 
 
 def write_nifti(path: Path, array: np.ndarray, ijk_to_ras: np.ndarray) -> None:

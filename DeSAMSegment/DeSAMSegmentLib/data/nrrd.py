@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import errno
+import re
 import zlib
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,30 +14,69 @@ import nrrd
 import numpy as np
 
 from ..errors import printable
-from .metaimage import DamagedStream, unpacked_bytes
-from .volume import COPY_AGAIN, EXTRACT_COMPONENT, LPS_FROM_RAS, TO_GREY, Refusal
+from .volume import COPY_AGAIN, EXTRACT_COMPONENT, LPS_FROM_RAS, NO_VOXEL_SIZE, TO_GREY, Refusal
 
 RAS_FROM_SPACE = {
     "right-anterior-superior": np.eye(3),
     "left-anterior-superior": np.diag([-1.0, 1.0, 1.0]),
     "left-posterior-superior": LPS_FROM_RAS,
+    **dict.fromkeys(("", "scanner-xyz", "3d-right-handed", "3d-left-handed"), LPS_FROM_RAS),
 }
+AXES = {"axis mins", "axis maxs", "axismins", "axismaxs"}
+MM = {"", "mm", "millimeter", "millimeters", "millimetre", "millimetres", "???", "nan", "none"}
 COLOURS = ("vector", "rgb-color", "rgba-color", "3-color", "4-color")  # kinds of an axis; frames are a list or time
 MOST_LINES = 1_000_000  # to skip before the voxels
 SHORT = {"ras": "right-anterior-superior", "las": "left-anterior-superior", "lps": "left-posterior-superior"}
 
 
-def read_nrrd(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-    """Voxels (K, J, I), or (K, J, I, N) of several per place; the (4, 4) IJK-to-RAS matrix; the writer's own fields.
+def read_nrrd(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray, str, dict[str, str]]:
+    """Voxels (K, J, I), or (K, J, I, N) of several per place; the (4, 4) IJK-to-RAS matrix; a note on sizes and units
+    that are not given as usual; the writer's own fields.
 
     Raises:
       error: not NRRD, cut short, damaged (a gzip is read to its checksum), without the file of its voxels.
     """
+    header, array = _stored(path, error)
+    fields = _own_fields(path)
+    directions = np.atleast_2d(np.asarray(header.get("space directions", np.zeros((0, 3))), float))
+    steps = np.asarray(header.get("spacings", np.ones(array.ndim)), float)
+    listed = [n for n, vector in enumerate(directions if len(directions) else steps[:, None]) if np.isnan(vector).all()]
+    if listed and array.ndim > 3:  # its place in the array is the other way round
+        array = np.moveaxis(array, array.ndim - 1 - listed[0], -1)
+        directions, steps = (np.delete(each, listed[0], axis=0) if len(each) else each for each in (directions, steps))
+        if array.shape[-1] > 1 and not is_segmentation(fields):
+            kinds = header.get("kinds") or ["list"] * array.ndim
+            if str(kinds[listed[0]]).lower() in COLOURS and array.shape[-1] in (3, 4):
+                raise error(f"{path.name} is a colour image ({array.shape[-1]} values per voxel).", TO_GREY)
+            raise error(f"{path.name} is a series of {array.shape[-1]} frames, not one volume.", EXTRACT_COMPONENT)
+    if not len(directions) and AXES & header.keys():
+        what = f"{path.name} says where it lies by axis mins and maxs, which programs read differently."
+        raise error(what, "Save it again with space directions, as 3D Slicer does.")
+    try:
+        affine = _affine(header, directions, steps)
+    except KeyError as space:
+        raise error(f"{path.name} lies in the space {space}, which is unknown.", "Save it again as LPS.") from None
+    except (ValueError, TypeError):  # two numbers where three belong
+        raise error(f"{path.name} has a damaged header: its directions and origin do not fit.", COPY_AGAIN) from None
+    return array, affine, _note(path, header), fields
+
+
+def _note(path: Path, header: dict) -> str:
+    if not {"space directions", "spacings"} & header.keys():
+        return NO_VOXEL_SIZE.format(path.name)
+    units = {str(unit).strip('"').lower() for unit in header.get("space units", header.get("units", []))} - MM
+    wrong = f"3D Slicer and DeSAM read the geometry of {path.name} in mm, not in {', '.join(sorted(units))}."
+    return wrong if units else ""
+
+
+def _stored(path: Path, error: Refusal) -> tuple[dict, np.ndarray]:
+    """The header, and the voxels as they are stored, axes reversed, in the machine's byte order. Raises error."""
     try:
         with path.open("rb") as file:
             header = nrrd.read_header(file)
             _check_stream(path, header, file)
             array = nrrd.read_data(header, file, str(path), index_order="C")
+            return header, array.astype(array.dtype.newbyteorder("="), copy=False)
     except FileNotFoundError as problem:
         raise error(f"{path.name} has its voxels in {problem.filename}, which is missing.", "Copy both.") from None
     except EOFError:
@@ -50,30 +90,18 @@ def read_nrrd(path: Path, error: Refusal) -> tuple[np.ndarray, np.ndarray, dict[
             encoding = str(problem).rpartition(" ")[2]
             raise error(f"{path.name} is encoded as {encoding}.", "Save it again, as raw or gzip.") from None
         short = any(words in str(problem) for words in ("reshape", "buffer size", "Size of the data"))
-        what = "is cut short" if short else "is not an NRRD file, or has a damaged header"
+        what = "is cut short, or longer than announced" if short else "is not an NRRD file, or has a damaged header"
         raise error(f"{path.name} {what}.", COPY_AGAIN) from None
-    directions = np.atleast_2d(np.asarray(header.get("space directions", np.zeros((0, 3))), float))
-    fields = _own_fields(path)
-    listed = [axis for axis, vector in enumerate(directions) if np.isnan(vector).all()]
-    if listed:  # its place in the array is the other way round
-        array = np.moveaxis(array, array.ndim - 1 - listed[0], -1)
-        directions = np.delete(directions, listed[0], axis=0)
-        if array.shape[-1] > 1 and not is_segmentation(fields):
-            kinds = header.get("kinds") or ["list"] * array.ndim
-            if str(kinds[listed[0]]).lower() in COLOURS and array.shape[-1] in (3, 4):
-                raise error(f"{path.name} is a colour image ({array.shape[-1]} values per voxel).", TO_GREY)
-            raise error(f"{path.name} is a series of {array.shape[-1]} frames, not one volume.", EXTRACT_COMPONENT)
-    try:
-        affine = _affine(header, directions, array.ndim - len(listed))
-    except (ValueError, TypeError):  # two numbers where three belong
-        raise error(f"{path.name} has a damaged header: its directions and origin do not fit.", COPY_AGAIN) from None
-    return array, affine, fields
+
+
+class DamagedStream(Exception):
+    """A compressed stream that makes no sense, or whose checksum is wrong."""
 
 
 def _check_stream(path: Path, header: dict, file: IO[bytes]) -> None:
     """Whether compressed voxels are whole, to their checksum, which pynrrd does not wait for; raw ones have none.
 
-    Raises ValueError, DamagedStream, OSError.
+    Raises ValueError, DamagedStream, EOFError, OSError.
     """
     if int(header.get("lineskip", header.get("line skip", 0))) > MOST_LINES:
         raise ValueError("line skip")  # it would count them one by one
@@ -88,7 +116,13 @@ def _check_stream(path: Path, header: dict, file: IO[bytes]) -> None:
         data = held.enter_context(detached.open("rb")) if detached else file
         start = data.tell()
         stream = zlib.decompressobj(zlib.MAX_WBITS | 16) if kind == "gzip" else bz2.BZ2Decompressor()
-        unpacked_bytes(data, stream)
+        try:
+            while not stream.eof and (block := data.read(1 << 20)):
+                stream.decompress(block)
+        except (zlib.error, OSError, ValueError):
+            raise DamagedStream from None
+        if not stream.eof:
+            raise EOFError
         data.seek(start)
 
 
@@ -97,16 +131,20 @@ def is_segmentation(fields: dict[str, str]) -> bool:
     return "Segment0_Name" in fields or "Segment0_ID" in fields
 
 
-def _affine(header: dict, directions: np.ndarray, dimensions: int) -> np.ndarray:
-    """IJK to RAS; a space without a known name is LPS, as ITK and Slicer have it."""
-    space = str(header.get("space", "")).lower()
-    turn = RAS_FROM_SPACE.get(SHORT.get(space, space), LPS_FROM_RAS)
+def _affine(header: dict, directions: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """IJK to RAS; a space that names no directions of the patient's body is LPS, as ITK and Slicer have it.
+
+    Raises KeyError for a space that NRRD does not know, ValueError, TypeError.
+    """
+    space = re.sub("(-time|(?<=^...)t)$", "", str(header.get("space", "")).lower())  # time is an axis more
+    turn = RAS_FROM_SPACE[SHORT.get(space, space)]
     affine = np.eye(4)
-    if len(directions) >= 3:  # four with time, of which one frame may be a volume
-        affine[:3, :3] = turn @ directions[:3, :3].T
+    if directions.shape == (2, 2):  # a flat image in a space of its own: its turn in it means nothing here
+        steps, directions = np.linalg.norm(directions, axis=1), directions[:0]
+    if len(directions):  # four with time, of which one frame may be a volume
+        affine[:3, :3] = turn @ directions[:3, :3].T.reshape(3, 3)
         affine[:3, 3] = turn @ np.asarray(header.get("space origin", np.zeros(3)), float)[:3]
     else:
-        steps = np.nan_to_num(np.asarray(header.get("spacings", np.ones(dimensions)), float), nan=1.0)
         affine[:3, :3] = turn @ np.diag([*steps, 1.0, 1.0][:3])
     return affine
 

@@ -109,10 +109,9 @@ def _read(
         if name.endswith((".nii", ".nii.gz")):
             return *read_nifti(path, error), {}
         if name.endswith((".nrrd", ".nhdr")):
-            array, affine, fields = read_nrrd(path, error)
-            return array, affine, "", fields
+            return read_nrrd(path, error)
         if name.endswith((".mha", ".mhd")):
-            return *read_metaimage(path, error), "", {}
+            return *read_metaimage(path, error), {}
         return *_read_other(path, error), "", {}
     except OSError as problem:
         raise error(f"{path.name} cannot be opened ({problem.strerror}).", "Check its permissions.") from None

@@ -18,6 +18,8 @@ Refusal = type[BadVolume] | type[BadLabels]  # how readers name what is wrong wi
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])  # its own inverse
 COPY_AGAIN = "Copy or export it again: the file is incomplete or damaged."
 TO_GREY = "Convert it to one grey channel first."
+TO_NUMBERS = "Convert them to numbers first."
+NO_VOXEL_SIZE = "{} gives no voxel size: 1 mm is assumed, and volumes in ml mean nothing."
 REPLACE_THEM = "Replace them by the background value (numpy.nan_to_num does it) and save it again."
 EXTRACT_FRAME = "Extract one frame first, with SimpleITK: WriteImage(ReadImage(file)[..., 0], 'one.nii.gz')."
 
@@ -98,9 +100,10 @@ def check_shape(volume: Volume, error: Refusal = BadVolume) -> None:
     if array.size == 0:
         raise error(f"{title} has no voxels.", "Export it again.")
     if array.dtype.kind not in "buif":
-        raise error(f"{title} has voxels of type {array.dtype}.", "Convert them to numbers first.")
+        raise error(f"{title} has voxels of type {array.dtype}.", TO_NUMBERS)
     matrix = volume.ijk_to_ras
-    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
+    size = np.prod(volume.spacing)  # of a voxel, were its axes at right angles
+    if not np.isfinite(matrix).all() or not size > 0 or abs(np.linalg.det(matrix[:3, :3])) < 1e-6 * size:
         raise error(
             f"{title} has no usable geometry (a spacing of zero, or axes that lie in one plane).",
             "Set its spacing and directions, then try again.",
