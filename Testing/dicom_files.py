@@ -37,7 +37,9 @@ def header(value: int = 1000, **tags: Any) -> Dataset:
         "BitsStored": 16, "HighBit": 15, "PixelRepresentation": 1, "PixelData": pixels(value).tobytes(),
     }  # fmt: skip
     for name, given in (defaults | tags).items():
-        if given is not None:
+        if name.isdecimal():  # a private tag, of sequences
+            data.add_new(int(name, 16), "SQ", given)
+        elif given is not None:
             setattr(data, name, given)
     data.file_meta = FileMetaDataset()
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID

@@ -30,6 +30,7 @@ from dicom_files import (
     written,
 )
 from pydicom.dataset import Dataset
+from pydicom.fileset import FileSet
 from pydicom.uid import RLELossless
 
 
@@ -115,7 +116,12 @@ def test_missing_slices_leave_the_others_in_their_places(tmp_path):
 
 @pytest.mark.parametrize(
     ("places", "step"),
-    [([0, 1, 2, 3, 8, 13, 18], 1.0), ([0, 2, 5, 7, 10, 12], 1.0), ([0, 2.3, 5, 7.1, 10, 12.9], 2.15)],
+    [
+        ([0, 1, 2, 3, 8, 13, 18], 1.0),
+        ([0, 2, 5, 7, 10, 12], 1.0),
+        ([0, 2.3, 5, 7.1, 10, 12.9], 2.15),
+        ([0, 3, 6.2, 9, 12.1, 15], 3.0),
+    ],
 )
 def test_unevenly_spaced_slices_are_resampled_to_their_places(tmp_path, places, step):
     volume = read_volume(series(tmp_path, places=places))
@@ -243,6 +249,12 @@ def test_frames_of_an_enhanced_file_go_to_their_own_positions(tmp_path, order):
 def test_frames_at_the_same_position_are_refused(tmp_path):
     multi_frame(tmp_path / "a.dcm", [0, 3, 6, 0, 3, 6])
     assert "6 images, 3 positions" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"NumberOfFrames": 3}, {"NumberOfFrames": 6}])
+def test_frames_that_are_not_described_make_a_damaged_file(tmp_path, change):
+    path = multi_frame(tmp_path / "a.dcm", [0, 3, 6, 9])
+    assert "No DICOM file" in refusal(changed(path.parent, **change))
 
 
 def test_frames_with_rescale_slopes_of_their_own_are_refused(tmp_path):
@@ -394,6 +406,22 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     assert "no DICOM images" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("given", ["", "DICOMDIR"])
+def test_what_a_dicomdir_lists_and_is_not_there_is_named(tmp_path, given):
+    """One absent at an end of the stack leaves no gap that could tell."""
+    series(tmp_path / "raw", StudyDate="20200101", StudyTime="010101", StudyID="1", PatientName="P", AccessionNumber="")
+    listed = FileSet()
+    for path in sorted((tmp_path / "raw").iterdir()):
+        listed.add(path)
+    listed.write(tmp_path / "disc")
+    last = tmp_path / "disc/PT000000/ST000000/SE000000/IM000003"
+    assert not read_volume(tmp_path / "disc" / given).note
+    last.rename(last.with_name("im000003.;1"))  # as some systems show a disc
+    assert not read_volume(tmp_path / "disc" / given).note
+    last.with_name("im000003.;1").unlink()
+    assert "missing or cannot be read: IM000003." in read_volume(tmp_path / "disc" / given).note
+
+
 def test_a_folder_without_dicom_is_refused_quietly(tmp_path, capfd):
     (tmp_path / "readme.txt").write_text("nothing here")
     assert "no DICOM images" in refusal(tmp_path)
@@ -433,6 +461,8 @@ def test_a_negative_is_inverted_and_said_so(tmp_path):
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "in colour"),
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "in colour"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "mosaic"),
+        ({"00651051": []}, "mosaic"),
+        ({"Modality": "XA", "ImagePositionPatient": None}, "moments or views"),
         ({"Modality": "SEG"}, "segmentation"),
         ({"Modality": "RTDOSE"}, "dose"),
     ],

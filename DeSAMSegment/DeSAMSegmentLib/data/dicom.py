@@ -102,7 +102,7 @@ def one_series(folder: Path, error: Refusal, series: str = "", files: Sequence[P
         others = _listed(f"{name} {each.problem}".strip() for each, name in _named(found) if each is not chosen)
         notes.insert(0, f"{folder.name} holds {len(found)} DICOM series: {chosen} is read; left out: {others}.")
     if broken:
-        notes.append(f"Left out, because they cannot be read: {names}.")
+        notes.append(f"Left out, because they are missing or cannot be read: {names}.")
     return chosen, " ".join(notes)
 
 

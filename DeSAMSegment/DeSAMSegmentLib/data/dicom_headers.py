@@ -20,9 +20,10 @@ SUFFIXES = (".dcm", ".ima")  # a file of such a name that is no DICOM is damaged
 NO_PREAMBLE = (b"\x08\x00", b"\x02\x00")  # how files begin that lack the 128 bytes and "DICM"
 SLICE_VECTOR = 0x00540080  # FrameIncrementPointer of frames that are slices
 CONVERT = "Convert it to NIfTI, with dcm2niix for instance."
+UIH_MOSAIC = 0x00651051  # United Imaging's sequence of the slices in one image
 FLAWS = {
     "colour": ("is in colour", "Choose a series with grey values."),
-    "mosaic": ("is a Siemens mosaic: each image holds all slices of a volume side by side", CONVERT),
+    "mosaic": ("is a mosaic: each image holds all slices of a volume side by side", CONVERT),
     "frames": ("has frames that are moments or views, not slices", "Choose a series of slices."),
     "SEG": ("is a segmentation, not an image", "Load it in 3D Slicer and save it as .seg.nrrd."),
     "RTDOSE": ("is a dose distribution, not an image", "Choose the images it was planned on."),
@@ -82,14 +83,16 @@ def find_planes(where: Path | Iterable[Path]) -> tuple[list[Plane], list[Path]]:
     """The slices of a file, of some files, or in and below a folder; and the files that ought to be DICOM and cannot
     be read.
 
-    A copy counts once. A DICOMDIR stands for its folder: what lies there is read whether the list names it or not.
+    A copy counts once. A DICOMDIR stands for its folder: what lies there is read whether the list names it or not, and
+    what it names and does not lie there cannot be read.
     """
     planes: list[Plane] = []
-    broken: list[Path] = []
+    files = list(walk(where)) if isinstance(where, Path) else where
     seen = set()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's, about values against the standard
-        for file in walk(where) if isinstance(where, Path) else where:
+        broken = _absent(where, files) if isinstance(where, Path) else []
+        for file in files:
             try:
                 found = _planes(file)
             except Exception:  # in a damaged header pydicom raises whatever it meets
@@ -102,6 +105,18 @@ def find_planes(where: Path | Iterable[Path]) -> tuple[list[Plane], list[Path]]:
                     seen.add(copy)
                     planes.append(each)
     return planes, broken
+
+
+def _absent(where: Path, files: Iterable[Path]) -> list[Path]:
+    """What the DICOMDIR of a folder lists and is not there; file systems of discs differ in case and in version."""
+    index = where if where.name.upper() == "DICOMDIR" else where / "DICOMDIR"
+    try:
+        records = pydicom.dcmread(index).DirectoryRecordSequence
+        listed = [index.parent.joinpath(*_text(each, "ReferencedFileID").split("\\")) for each in records]
+    except Exception:  # none, or a damaged one: pydicom raises whatever it meets
+        return []
+    there = {str(file).casefold().removesuffix(";1").rstrip(".") for file in files}
+    return [path for path in listed if path != index.parent and str(path).casefold().rstrip(".") not in there]
 
 
 def walk(path: Path) -> Iterator[Path]:
@@ -143,6 +158,8 @@ def _planes(path: Path) -> list[Plane]:
     if frames > path.stat().st_size:
         raise ValueError("more frames than bytes")
     own = list(header.get("PerFrameFunctionalGroupsSequence") or [])
+    if own and len(own) != frames:
+        raise ValueError("frames that are not described, or not there")
     shared = [*(header.get("SharedFunctionalGroupsSequence") or []), *(header.get("DetectorInformationSequence") or [])]
     texts = {key: _text(header, key) for key in TEXTS}
     listed = frames > 1 and not own  # the position is that of the first frame, and the others follow along the normal
@@ -176,7 +193,7 @@ def _flaw(header: Any, texts: dict[str, str], listed: bool) -> str:
         return "colour"
     if listed and header.get("FrameIncrementPointer") not in (None, SLICE_VECTOR):
         return "frames"
-    return "mosaic" if "MOSAIC" in texts["ImageType"].upper() else ""
+    return "mosaic" if "MOSAIC" in texts["ImageType"].upper() or UIH_MOSAIC in header else ""
 
 
 def _numbers(items: list[Any], sequence: str, key: str, count: int) -> tuple[float, ...]:

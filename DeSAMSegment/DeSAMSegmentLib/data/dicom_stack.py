@@ -14,6 +14,7 @@ SAME_PLACE = 0.1  # closer than this share of the usual distance: two images of 
 GAP = 5.0  # times the usual distance: nothing is made up across so much
 SIDEWAYS = 0.25  # pixels by which a slice may lie beside the line from the first to the last
 FINEST = 8  # times as many slices at most, where they are put onto a finer grid
+PROJECTIONS = ("CR", "DX", "MG", "RF", "XA")  # modalities whose images are no slices, unless they say where they lie
 OWN_FOLDER = "Put the files of one of them into a folder of their own."
 
 
@@ -83,6 +84,8 @@ def _by_number(planes: list[Plane]) -> tuple[list[Plane], float, list[str]]:
         distance = first.thickness or first.gap
         said = f"its thickness, {distance:.1f} mm, is used" if distance else "1 mm is assumed"
         return planes, distance or 1.0, [f"There is one slice only: {said}."]
+    if first.texts["Modality"] in PROJECTIONS:
+        raise Unfit(*FLAWS["frames"])
     distance = first.gap or first.thickness
     if not distance or len({each.order for each in planes}) < len(planes):
         raise Unfit("says neither where its slices lie nor how they follow one another", CONVERT)
@@ -132,7 +135,7 @@ def _by_position(
     if count > FINEST * len(planes):
         raise Unfit(f"has slices that are spaced too unevenly: {uneven}", OWN_FOLDER)
     distance = along[-1] / (count - 1)
-    if count > len(planes):
+    if not np.array_equal(grid, np.arange(len(planes))):
         notes.append(
             f"The slices are not evenly spaced ({uneven}): each is put in its place in a volume of {count} slices "
             f"{distance:.1f} mm apart, and those in between are interpolated."
