@@ -60,13 +60,13 @@ class DeSAMSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from DeSAMSegmentLib.panel.widget import Panel, makeServices
 
         self.logic = DeSAMSegmentLogic()
-        self.panel = Panel(self.layout, makeServices(self.logic.getParameterNode))
+        panel = self.panel = Panel(self.layout, makeServices(self.logic.getParameterNode))
         scene = slicer.mrmlScene
-        self.addObserver(scene, scene.StartCloseEvent, self._onSceneStartClose)
-        self.addObserver(scene, scene.StartImportEvent, self._onSceneStartImport)
-        self.addObserver(scene, scene.NodeRemovedEvent, self._onNodeRemoved)
-        self.addObserver(scene, scene.EndCloseEvent, self._onSceneChanged)
-        self.addObserver(scene, scene.EndImportEvent, self._onSceneChanged)
+        self.addObserver(scene, scene.StartCloseEvent, lambda *_: panel.sceneStartsToChange(isClosing=True))
+        self.addObserver(scene, scene.StartImportEvent, lambda *_: panel.sceneStartsToChange(isClosing=False))
+        self.addObserver(scene, scene.NodeRemovedEvent, lambda *_: panel.nodeRemoved())
+        self.addObserver(scene, scene.EndCloseEvent, lambda *_: panel.sceneChanged())
+        self.addObserver(scene, scene.EndImportEvent, lambda *_: panel.sceneChanged())
         slicer.app.aboutToQuit.connect(self.cleanup)
 
     def enter(self) -> None:
@@ -87,22 +87,6 @@ class DeSAMSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for name in [name for name in sys.modules if name.split(".")[0] == "DeSAMSegmentLib"]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
-
-    def _onSceneStartClose(self, caller: Any, event: str) -> None:
-        if self.panel is not None:
-            self.panel.sceneStartsToChange(isClosing=True)
-
-    def _onSceneStartImport(self, caller: Any, event: str) -> None:
-        if self.panel is not None:
-            self.panel.sceneStartsToChange(isClosing=False)
-
-    def _onNodeRemoved(self, caller: Any, event: str) -> None:
-        if self.panel is not None:
-            self.panel.nodeRemoved()
-
-    def _onSceneChanged(self, caller: Any, event: str) -> None:
-        if self.panel is not None:
-            self.panel.sceneChanged()
 
 
 class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
@@ -177,7 +161,7 @@ class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
             result = DeSAMSegmentLogic().segment(slicer.util.getNode("MRHead"), model="my organ", mode="box")
         """
         chosen = {"mode": mode, "points": points, **options}
-        return self._jobs.segment(volumeNode, model, segmentationNode, chosen, device, progress)
+        return self._jobs.on(device, progress).segment(volumeNode, model, segmentationNode, chosen)
 
     def segmentMany(
         self,
@@ -209,7 +193,7 @@ class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
             for item in queue.items:
                 print(item.title, item.state, item.text)
         """
-        return self._jobs.segmentMany(volumes, model, folder, format, options, device, progress)
+        return self._jobs.on(device, progress).segmentMany(volumes, model, folder, format, options)
 
     def fineTune(
         self,
@@ -250,7 +234,7 @@ class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
         """
         chosen = {"name": name, "mode": mode, **options}
         start = base or "backbone:lite_medsam"
-        return self._jobs.fineTune(cases, labels, slices, start, chosen, folder, device, resume, progress)
+        return self._jobs.on(device, progress).fineTune(cases, labels, slices, start, chosen, folder, resume)
 
     def learn(
         self,
@@ -287,7 +271,7 @@ class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
         if not isinstance(volumes, (list, tuple)):
             segmentations, volumes, slices = [segmentations], [volumes], [slices]
         results = list(zip(volumes, segmentations, slices or [None] * len(volumes), strict=True))
-        return self._jobs.learn(results, model, replay, options, device, progress)
+        return self._jobs.on(device, progress).learn(results, model, replay, options)
 
     def evaluate(
         self,
@@ -313,7 +297,7 @@ class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
             pairs = [(slicer.util.getNode("MR3"), slicer.util.getNode("Seg3"))]
             print(DeSAMSegmentLogic().evaluate(pairs, "prostate here", slicer.app.temporaryPath + "/report").summary)
         """
-        return self._jobs.evaluate(cases, labels, model, folder, options, device, progress)
+        return self._jobs.on(device, progress).evaluate(cases, labels, model, folder, options)
 
     def cancel(self) -> None:
         """Stops the running job after its current slice or step; what is finished stays."""

@@ -8,6 +8,7 @@ and each face has words of its own for it: ``desam_cli/remedies.py``, ``panel/ki
 
 from __future__ import annotations
 
+import errno
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -53,6 +54,11 @@ def reason(error: Exception, remedies: Mapping[str, str] | None = None) -> str:
     if isinstance(error, DeSAMError):
         return error.in_words(remedies or {})
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no more is known'}"
+
+
+def is_full(error: Exception) -> bool:
+    """Whether the disk was full: of many cases the others would meet the same one."""
+    return isinstance(error, DiskFull) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
 
 
 class BadInput(DeSAMError):

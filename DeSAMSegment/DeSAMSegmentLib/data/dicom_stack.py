@@ -120,16 +120,7 @@ def _by_position(
         raise Unfit(
             f"has a gap: {uneven}", "Copy the missing slices, or put one side of the gap into a folder of its own."
         )
-    line, slack = positions[-1] / along[-1], SIDEWAYS * pixel
-    if np.linalg.norm(positions - np.outer(along, line), axis=1).max() > slack:
-        raise Unfit("has slices that are shifted sideways against one another", OWN_FOLDER)
-    notes = []
-    slant = float(np.linalg.norm(line - normal))
-    if slant * along[-1] <= slack:
-        line = normal
-    else:
-        angle = np.degrees(np.arctan(slant))
-        notes.append(f"The slices are stacked at a slant of {angle:.1f} degrees (gantry tilt); so is the voxel grid.")
+    line, notes = _line(positions, along, normal, SIDEWAYS * pixel)
     grid = _grid(along)
     count = round(grid[-1]) + 1
     if count > FINEST * len(planes):
@@ -141,6 +132,18 @@ def _by_position(
             f"{distance:.1f} mm apart, and those in between are interpolated."
         )
     return planes, line * distance, grid, notes
+
+
+def _line(positions: np.ndarray, along: np.ndarray, normal: np.ndarray, slack: float) -> tuple[np.ndarray, list[str]]:
+    """What the slices are stacked along, per mm of the normal: the normal, or at a slant to it; what to say of that."""
+    line = positions[-1] / along[-1]
+    if np.linalg.norm(positions - np.outer(along, line), axis=1).max() > slack:
+        raise Unfit("has slices that are shifted sideways against one another", OWN_FOLDER)
+    slant = float(np.linalg.norm(line - normal))
+    if slant * along[-1] <= slack:
+        return normal, []
+    angle = np.degrees(np.arctan(slant))
+    return line, [f"The slices are stacked at a slant of {angle:.1f} degrees (gantry tilt); so is the voxel grid."]
 
 
 def _grid(along: np.ndarray) -> np.ndarray:

@@ -50,15 +50,12 @@ def fetch(
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
 ) -> bool:
-    """Downloads ``url`` to ``target``, going on where an earlier attempt stopped.
+    """Downloads ``url`` to ``target``, going on where an earlier attempt stopped; False when it was cancelled.
 
     Arguments:
       sha256: of the whole file; empty takes what comes.
       size: expected bytes, for the disk check and until the server says; with a sha256 exact, and never exceeded.
       progress: called with bytes done and in total. cancelled: asked between blocks.
-
-    Returns:
-      False when it was cancelled; the part stays for the next time.
 
     Raises:
       DownloadFailed: refused, cut too often, or another file than expected. DiskFull.
@@ -68,8 +65,9 @@ def fetch(
     _check_room(target, size - _size(part))
     try:
         exact = size if sha256 else 0
-        is_whole = exact and _size(part) == exact
-        if not is_whole and not _fetch_part(url, part, exact, progress, cancelled or (lambda: False)):
+        if not (exact and _size(part) == exact) and not _fetch_part(
+            url, part, exact, progress, cancelled or (lambda: False)
+        ):
             return False
         _check_hash(url, part, sha256)
         os.replace(part, target)

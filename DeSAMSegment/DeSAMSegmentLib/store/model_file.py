@@ -162,23 +162,13 @@ def read_checkpoint(path: str | Path, check: bool = False) -> dict[str, Tensor]:
     """
     import pickle
 
-    import torch
-
     path = Path(path)
     if not path.is_file():
         raise BadModelFile(f"There is no checkpoint {path}.", "Check the spelling and the folder.")
     try:
         if check:
             check_zip(path)
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            loaded: Any = load_file(path)
-        else:
-            mapped = zipfile.is_zipfile(path)  # the format before torch 1.6 cannot be mapped
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about odd pickles: they fail in words of our own
-                loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        loaded = _loaded(path)
     except pickle.UnpicklingError as problem:
         if "weights_only" in str(problem).lower() or "Unsupported" in str(problem):
             raise BadModelFile(
@@ -190,6 +180,19 @@ def read_checkpoint(path: str | Path, check: bool = False) -> dict[str, Tensor]:
         reason = str(problem).splitlines()[0][:120] if str(problem) else type(problem).__name__
         raise BadModelFile(f"The checkpoint {path.name} cannot be read ({reason}).", GET_AGAIN) from None
     return _unwrapped(loaded, path)
+
+
+def _loaded(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about odd pickles: they fail in words of our own
+        mapped = zipfile.is_zipfile(path)  # the format before torch 1.6 cannot be mapped
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def check_zip(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from ...data.reading import read_labels
 from ...data.slices import Slices, SliceSpec
 from ...data.volume import Volume
 from ...data.writing import write_labelmap
-from ...errors import BadDataset, BadInput, BadLabels, DiskFull, reason
+from ...errors import BadDataset, BadInput, BadLabels, is_full, reason
 from ...files import probe
 from ..events import CaseDone, CaseFailed, Event, Finished, Log, Progress, Saved, SliceDone, Started
 from ..options import SegmentOptions, resolve
@@ -98,11 +97,9 @@ def evaluate(
     Arguments:
       cases: each with labels on the image's grid or on one that overlaps it.
       labels: value -> name of the labels to score; they are found by name, and by value where there are no names.
-      folder: where the report goes; made if absent.
       session: device, cache and what is loaded already, where a model segments.
       model: a path, a library name or a loaded ``DeSAM``; segments every case.
-      predictions: a folder of label maps named CASE.nii.gz (or .nrrd, .mha), or cases of the same names whose labels
-        they are, instead of a model.
+      predictions: instead, a folder of label maps CASE.nii.gz (or .nrrd, .mha), or cases whose labels they are.
 
     Raises:
       BadInput: no case, neither or both of ``model`` and ``predictions``, an unusable folder or model.
@@ -113,44 +110,53 @@ def evaluate(
     labels = {value: name for value, name in labels.items() if value}  # 0 is background
     _check(cases, model, predictions)
     probe(folder / "summary.json")
-    if model is not None:
-        segmenter, known, words = model_segmenter(model, list(labels.values()), options, session)
-    else:
-        known = list(labels.values())
-        finished = _folder_segmenter if isinstance(predictions, str | Path) else _case_segmenter
-        segmenter, words = finished(predictions, options), "the CPU"  # type: ignore[arg-type]
+    segmenter, known, words = _segmenter(model, predictions, list(labels.values()), options, session)
     yield Started("evaluate", folder.name, len(cases), "case", words)
     if left_out := [name for name in labels.values() if name not in known]:
         yield Log(f"The model does not know {listed(left_out)}: left out of the evaluation.", "warning")
     scorer = Scorer({value: name for value, name in labels.items() if name in known})
     result = EvaluationResult(folder)
+    yield from _scored(cases, scorer, segmenter, result, keep=model is not None)
+    remarks = scorer.remarks()
+    yield from (Log(remark, "warning") for remark in remarks)
+    chosen = {name: value for name, value in options.to_dict().items() if value is not None}
+    setup = {"remarks": remarks, "source": _source(model, predictions), "device": words, "options": chosen}
+    yield from (Saved(path, "report") for path in write_report(result, setup))
+    yield Finished("evaluate", time.monotonic() - begun, result, result.summary)
+
+
+def _segmenter(
+    model: DeSAM | str | Path | None,
+    predictions: str | Path | Sequence[Case] | None,
+    labels: list[str],
+    options: SegmentOptions,
+    session: Session | None,
+) -> tuple[Segmenter, list[str], str]:
+    """What finds the label map of a case, which of the labels it knows, and where it computes."""
+    if model is not None:
+        return model_segmenter(model, labels, options, session)
+    if isinstance(predictions, str | Path):
+        return _folder_segmenter(predictions, options), labels, "the CPU"
+    return _case_segmenter(predictions or (), options), labels, "the CPU"
+
+
+def _scored(
+    cases: Sequence[Case], scorer: Scorer, segmenter: Segmenter, result: EvaluationResult, keep: bool
+) -> Iterator[Event]:
+    """Scores all cases into the result; one that fails costs no other, but for a full disk, which the report meets."""
     for done, case in enumerate(cases, start=1):
         try:
             scored = yield from scorer.score(case, segmenter)
-            yield from _written(case, scored, known, folder, keep=model is not None)
-        except DiskFull:
-            raise  # the report would meet the same disk
-        except Exception as error:  # whatever a library raises: it costs this case and no other
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            yield from _written(case, scored, scorer.labels, result.folder, keep)
+        except Exception as error:  # whatever a library raises
+            if is_full(error):
                 raise
             result.failed[case.name] = reason(error)
             yield CaseFailed(case.name, reason(error), done, len(cases))
-            continue
-        result.scores.extend(scored.scores)
-        yield CaseDone(case.name, case.domain, by_label(scored.scores), done, len(cases))
-    remarks = scorer.remarks()
-    for remark in remarks:
-        yield Log(remark, "warning")
+        else:
+            result.scores.extend(scored.scores)
+            yield CaseDone(case.name, case.domain, by_label(scored.scores), done, len(cases))
     result.summary.update(summarise(result.scores))
-    setup = {
-        "remarks": remarks,
-        "source": _source(model, predictions),
-        "device": words,
-        "options": {name: value for name, value in options.to_dict().items() if value is not None},
-    }
-    for path in write_report(result, setup):
-        yield Saved(path, "report")
-    yield Finished("evaluate", time.monotonic() - begun, result, result.summary)
 
 
 def _check(cases: Sequence[Case], model: object, predictions: str | Path | Sequence[Case] | None) -> None:

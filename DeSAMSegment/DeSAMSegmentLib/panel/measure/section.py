@@ -58,21 +58,22 @@ class MeasureSection(Section):
 
     def canMeasure(self) -> tuple[bool, str]:
         """Whether Measure would start, and if not, why."""
+        return self.canBegin(self._problem)
+
+    def _problem(self) -> str:
         case, result = self._case(), self.services.parameters.getNode("measureResult")
-        problem = self._busy()
-        if not problem and self.services.installer.ready:  # else the button offers the packages
-            problem = case.validate() if case.segmentationNode else _("Choose the ground truth: a segmentation.")
-            if not problem and result is None:
-                problem = self._segment.modelProblem() or self._segment.options().is_valid()[1]
-            elif not problem:
-                problem = SceneCase(case.volumeNode, result).validate()
-            if not problem and result is case.segmentationNode:
-                problem = _("Ground truth and result are the same segmentation.")
-        return not problem, problem
+        problem = case.validate() if case.segmentationNode else _("Choose the ground truth: a segmentation.")
+        if not problem and result is None:
+            problem = self._segment.modelProblem() or self._segment.options().is_valid()[1]
+        elif not problem:
+            problem = SceneCase(case.volumeNode, result).validate()
+        if not problem and result is case.segmentationNode:
+            return _("Ground truth and result are the same segmentation.")
+        return problem
 
     def canCompare(self) -> tuple[bool, str]:
         """Whether the chosen model can be compared with its base, and if not, why."""
-        problem = self._busy() or self._segment.modelProblem()
+        problem = self.busy() or self._segment.modelProblem()
         if not problem:
             model = self._segment.chosenModel()
             assert model is not None
@@ -87,9 +88,6 @@ class MeasureSection(Section):
                 text = _("Its held-out cases ({names}) are not in the table of the Fine-tune section.")
                 problem = text.format(names=", ".join(training["held_out"]))
         return not problem, problem
-
-    def _busy(self) -> str:
-        return _("Another job is running. Wait for it, or stop it first.") if self.services.jobs.busy else ""
 
     def _case(self) -> SceneCase:
         parameters = self.services.parameters
@@ -109,7 +107,7 @@ class MeasureSection(Section):
 
     def onMeasure(self) -> None:
         """Starts, or cancels while a measurement of ours is going on."""
-        if self._isCancelled() or not self.services.installer.ensure():
+        if self.isCancelled() or not self.services.installer.ensure():
             return
         isPossible, reason = self.canMeasure()
         if not isPossible:
@@ -121,7 +119,7 @@ class MeasureSection(Section):
 
     def onCompare(self) -> None:
         """The chosen model and its base, on what was held out."""
-        if self._isCancelled() or not self.canCompare()[0]:
+        if self.isCancelled() or not self.canCompare()[0]:
             return
         model = self._segment.chosenModel()
         assert model is not None
@@ -129,12 +127,6 @@ class MeasureSection(Section):
         assert base is not None
         folder = self._folder(f"{model.name} and its base")
         self._start(CompareRun(self._heldOut(model), (model, base), folder, *self._settings()))
-
-    def _isCancelled(self) -> bool:
-        if self.run is not None:
-            self.services.jobs.cancel()
-            self.refresh()
-        return self.run is not None
 
     def _settings(self) -> tuple[Any, str]:
         return self._segment.options(), self.services.settings.get("device")

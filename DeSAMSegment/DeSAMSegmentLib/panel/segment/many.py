@@ -59,16 +59,15 @@ class SegmentManySection(Section):
 
     def canStart(self) -> tuple[bool, str]:
         """Whether the button would start, and if not, why."""
-        problem = ""
-        if self.services.jobs.busy:
-            problem = _("Another job is running. Wait for it, or stop it first.")
-        elif self.services.installer.ready:  # else the button offers the packages
-            problem = self._segment.modelProblem() or self._segment.options().is_valid()[1]
-            if not problem and not self.sources():
-                problem = _("Check volumes of the scene, or choose a folder.")
-            if not problem and self.ui.manyFolderEdit.currentPath and not self.ui.manyOutputEdit.currentPath:
-                problem = _("Choose the folder to write to.")
-        return not problem, problem
+        return self.canBegin(self._problem)
+
+    def _problem(self) -> str:
+        problem = self._segment.modelProblem() or self._segment.options().is_valid()[1]
+        if not problem and not self.sources():
+            return _("Check volumes of the scene, or choose a folder.")
+        if not problem and self.ui.manyFolderEdit.currentPath and not self.ui.manyOutputEdit.currentPath:
+            return _("Choose the folder to write to.")
+        return problem
 
     # ---- the queue ------------------------------------------------------------------------------------------------
 
@@ -79,7 +78,7 @@ class SegmentManySection(Section):
             self.services.jobs.cancel()
             self.refresh()
             return
-        if not self.services.installer.ready and not self.services.installer.ensure():
+        if not self.services.installer.ensure():
             return
         isPossible, reason = self.canStart()
         try:
@@ -165,10 +164,8 @@ class SegmentManySection(Section):
     def refresh(self) -> None:
         button = self.ui.segmentManyButton
         if self.queue is not None:
-            isCancelling = self.queue.isCancelled
-            button.setText(_("Cancelling...") if isCancelling else _("Cancel"))
-            reason = _("The current slice is being finished.") if isCancelling else ""
-            self.setEnabledWithReason(button, reason, _("Stop after the current slice; what is finished stays."))
+            tip = _("Stop after the current slice; what is finished stays.")
+            self.showCancel(button, self.queue.isCancelled, tip)
         else:
             button.setText(_("Segment a&ll"))
             tip = _("Segment all of them with the model and the options above.")

@@ -239,20 +239,18 @@ class ReviewSection(Section):
         return model is not None and _labels(model) == _labels(result.model)
 
     def _learnProblem(self) -> str:
-        if self.services.jobs.busy:
-            return _("Another job is running. Wait for it, or stop it first.")
-        if self._chosenModel() is None:
+        problem = self.busy()
+        if not problem and self._chosenModel() is None:
             return _("Choose a model.")
-        if not any(each.marked() for each in self.results if self._fits(each)):
+        if not problem and not any(each.marked() for each in self.results if self._fits(each)):
             return _("Edit or accept some slices of a result of this model first.")
-        return ""
+        return problem
 
     def _restProblem(self) -> str:
-        if self.services.jobs.busy:
-            return _("Another job is running. Wait for it, or stop it first.")
-        if self.current is None or not self._fits(self.current):
+        problem = self.busy()
+        if not problem and (self.current is None or not self._fits(self.current)):
             return _("Choose a model that finds what this result consists of.")
-        return ""
+        return problem
 
     def onLearn(self) -> None:
         """Starts the training; the new version appears in the list."""

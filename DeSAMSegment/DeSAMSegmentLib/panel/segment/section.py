@@ -117,16 +117,16 @@ class SegmentSection(Section):
 
     def canApply(self) -> tuple[bool, str]:
         """Whether Apply would start, and if not, why."""
-        if self.services.jobs.busy:
-            return False, _("Another job is running. Wait for it, or stop it first.")
-        if not self.services.installer.ready:
-            return True, ""  # Apply then offers the packages
+        return self.canBegin(self._problem)
+
+    def _problem(self) -> str:
         parameters = self.services.parameters
-        problem = validateVolume(parameters.getNode("volume")) or self.modelProblem()
-        problem = problem or validateOutput(parameters.getNode("segmentation"))
-        if not problem:
-            problem = self.options().is_valid()[1]
-        return not problem, problem
+        return (
+            validateVolume(parameters.getNode("volume"))
+            or self.modelProblem()
+            or validateOutput(parameters.getNode("segmentation"))
+            or self.options().is_valid()[1]
+        )
 
     def modelProblem(self) -> str:
         """Why the chosen model cannot be used; empty when it can."""
@@ -151,11 +151,7 @@ class SegmentSection(Section):
 
     def onApply(self) -> None:
         """Apply, or Cancel while a run of ours is going on."""
-        if self.run is not None:
-            self.services.jobs.cancel()
-            self.refresh()
-            return
-        if not self.services.installer.ready and not self.services.installer.ensure():
+        if self.isCancelled() or not self.services.installer.ensure():
             return
         self.fillModels()
         isPossible, reason = self.canApply()
@@ -236,10 +232,8 @@ class SegmentSection(Section):
     def refresh(self) -> None:
         button = self.ui.applyButton
         if self.run is not None:
-            isCancelling = self.services.jobs.cancelling
-            button.setText(_("Cancelling...") if isCancelling else _("Cancel"))
-            reason = _("The current slice is being finished.") if isCancelling else ""
-            self.setEnabledWithReason(button, reason, _("Stop after the current slice; finished slices stay."))
+            tip = _("Stop after the current slice; finished slices stay.")
+            self.showCancel(button, self.services.jobs.cancelling, tip)
         else:
             button.setText(_("Apply"))
             tip = _("Segment every slice of the volume.")

@@ -102,24 +102,17 @@ class FineTuneSection(Section):
 
     def canStart(self) -> tuple[bool, str]:
         """Whether Start would start, and if not, why."""
-        if self.services.jobs.busy:
-            return False, _("Another job is running. Wait for it, or stop it first.")
-        if not self.services.installer.ready:
-            return True, ""  # Start then offers the packages
+        return self.canBegin(self._problem)
+
+    def _problem(self) -> str:
         problem = validateCases(self.cases.read())
         if not problem and not self.base():
-            problem = _("No backbone weights are installed. Get them in the Models section.")
-        if not problem:
-            problem = self.options().is_valid()[1]
-        return not problem, problem
+            return _("No backbone weights are installed. Get them in the Models section.")
+        return problem or self.options().is_valid()[1]
 
     def onStart(self, resume: bool = False) -> None:
         """Start, or Stop while a run of ours is going on."""
-        if self.run is not None:
-            self.services.jobs.cancel()
-            self.refresh()
-            return
-        if not self.services.installer.ready and not self.services.installer.ensure():
+        if self.isCancelled() or not self.services.installer.ensure():
             return
         self.fillBases()
         isPossible, reason = self.canStart()
