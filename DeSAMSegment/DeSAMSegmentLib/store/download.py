@@ -65,16 +65,14 @@ def fetch(
     _check_room(target, size - _size(part))
     try:
         exact = size if sha256 else 0
-        if not (exact and _size(part) == exact) and not _fetch_part(
-            url, part, exact, progress, cancelled or (lambda: False)
-        ):
+        is_whole = exact and _size(part) == exact
+        if not is_whole and not _fetch_part(url, part, exact, progress, cancelled or (lambda: False)):
             return False
         _check_hash(url, part, sha256)
         os.replace(part, target)
     except OSError as problem:
         if problem.errno in FULL:
-            # Nothing half-written is left behind: the part would only keep the disk full.
-            part.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)  # it would only keep the disk full
             raise DiskFull(
                 f"The disk is full: {target.name} could not be written to {target.parent}.",
                 "Free some space, or set DESAM_HOME to a folder on another disk.",

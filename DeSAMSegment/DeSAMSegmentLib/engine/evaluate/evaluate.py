@@ -89,38 +89,35 @@ def evaluate(
     predictions: str | Path | Sequence[Case] | None = None,
     options: SegmentOptions | None = None,
 ) -> Iterator[Event]:
-    """Scores a model, or a folder of finished label maps, on cases with known ground truth.
+    """Scores a model, or finished label maps, on cases with ground truth; one that fails is left out of the means.
 
     Writes ``metrics.csv``, ``summary.json``, ``report.md``, ``pictures/CASE.png`` and, with a model,
-    ``predictions/CASE.nii.gz`` under ``folder``. A case that fails is announced and left out of the means.
+    ``predictions/CASE.nii.gz`` under ``folder``.
 
     Arguments:
-      cases: each with labels on the image's grid or on one that overlaps it.
+      cases: each with labels, on a grid that overlaps the image's.
       labels: value -> name of the labels to score; they are found by name, and by value where there are no names.
-      session: device, cache and what is loaded already, where a model segments.
-      model: a path, a library name or a loaded ``DeSAM``; segments every case.
+      model: a path, a library name or a loaded ``DeSAM``; segments every case, in the session.
       predictions: instead, a folder of label maps CASE.nii.gz (or .nrrd, .mha), or cases whose labels they are.
 
     Raises:
-      BadInput: no case, neither or both of ``model`` and ``predictions``, an unusable folder or model.
-      BadLabels: the model knows none of ``labels``.
+      BadInput: no case, neither or both of ``model`` and ``predictions``, an unusable folder or model, no known label.
     """
     begun = time.monotonic()
     folder, options = Path(folder), (options or SegmentOptions()).check()
-    labels = {value: name for value, name in labels.items() if value}  # 0 is background
     _check(cases, model, predictions)
     probe(folder / "summary.json")
-    segmenter, known, words = _segmenter(model, predictions, list(labels.values()), options, session)
+    names = [name for value, name in labels.items() if value]  # 0 is background
+    segmenter, known, words = _segmenter(model, predictions, names, options, session)
     yield Started("evaluate", folder.name, len(cases), "case", words)
-    if left_out := [name for name in labels.values() if name not in known]:
+    if left_out := [name for name in names if name not in known]:
         yield Log(f"The model does not know {listed(left_out)}: left out of the evaluation.", "warning")
-    scorer = Scorer({value: name for value, name in labels.items() if name in known})
+    scorer = Scorer({value: name for value, name in labels.items() if value and name in known})
     result = EvaluationResult(folder)
     yield from _scored(cases, scorer, segmenter, result, keep=model is not None)
-    remarks = scorer.remarks()
-    yield from (Log(remark, "warning") for remark in remarks)
+    yield from (Log(remark, "warning") for remark in scorer.remarks())
     chosen = {name: value for name, value in options.to_dict().items() if value is not None}
-    setup = {"remarks": remarks, "source": _source(model, predictions), "device": words, "options": chosen}
+    setup = {"remarks": scorer.remarks(), "source": _source(model, predictions), "device": words, "options": chosen}
     yield from (Saved(path, "report") for path in write_report(result, setup))
     yield Finished("evaluate", time.monotonic() - begun, result, result.summary)
 
