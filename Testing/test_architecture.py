@@ -35,7 +35,14 @@ CLI_MAY_USE = {"engine", "data", "store", "jobs"}
 RESEARCH_MAY_USE = {"model", "data", "store", "engine", "jobs"}
 SLICER = {"slicer", "qt", "ctk", "vtk"}
 
-LONGEST_FILE = 450  # lines: one file tells one story, but still in one sitting
+LONGEST_FILE = {
+    "DeSAMSegment": 350,
+    "command_line": 350,
+    "research": 350,
+    "Testing": 450,
+    "benchmarks": 450,
+    "scripts": 450,
+}
 
 
 class Module:
@@ -397,9 +404,12 @@ def test_every_remedy_fits_the_errors_it_is_for() -> None:
 
 
 def test_a_file_can_be_read_in_one_sitting() -> None:
-    folders = ("DeSAMSegment", "command_line", "research", "Testing", "benchmarks", "scripts")
-    paths = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
-    assert len(paths) > 150
-    lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
-    violations = [f"{name}: {lines} lines" for name, lines in lengths.items() if lines > LONGEST_FILE]
+    """Lines: one file tells one story."""
+    violations, count = [], 0
+    for folder, longest in LONGEST_FILE.items():
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            lines, count = len(path.read_text(encoding="utf-8").splitlines()), count + 1
+            if lines > longest:
+                violations.append(f"{path.relative_to(ROOT)}: {lines} lines")
+    assert count > 150
     assert not violations, listed(violations)
