@@ -69,7 +69,7 @@ def test_a_callback_that_returns_false_cancels_and_keeps_the_slice(logic: Any) -
     assert len(result.confidence) == 1
 
 
-def test_fine_tune_then_evaluate_gives_model_and_report(logic: Any, tmp_path: Path) -> None:
+def test_fine_tune_then_evaluate_gives_model_and_report(logic: Any, quick_encoder: None, tmp_path: Path) -> None:
     volumes = [phantom.addVolume(f"case {seed}", seed, shape=SHAPE) for seed in (1, 2)]
     cases = [(volume, phantom.addSegmentation(f"s{n}", n, volume)) for n, volume in enumerate(volumes, 1)]
     tuned = logic.fineTune(
@@ -87,7 +87,7 @@ def test_fine_tune_then_evaluate_gives_model_and_report(logic: Any, tmp_path: Pa
 
 
 def test_a_model_trained_in_slicer_records_the_version_of_the_program(
-    logic: Any, monkeypatch: pytest.MonkeyPatch
+    logic: Any, quick_encoder: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slicer's Python holds the extension's folder, but no installed distribution of that name."""
     import DeSAMSegmentLib
@@ -109,7 +109,9 @@ def test_a_model_trained_in_slicer_records_the_version_of_the_program(
     logic._jobs.registry.delete(tuned.model)
 
 
-def test_an_evaluation_compares_the_segment_that_the_model_was_trained_for(logic: Any, tmp_path: Path) -> None:
+def test_an_evaluation_compares_the_segment_that_the_model_was_trained_for(
+    logic: Any, quick_encoder: None, tmp_path: Path
+) -> None:
     volume = phantom.addVolume("head", 3, shape=SHAPE)
     both = phantom.addSegmentation("both", 17, volume, segment="bladder")
     whole = phantom.addSegmentation("whole", 3, volume)
@@ -125,7 +127,7 @@ def test_an_evaluation_compares_the_segment_that_the_model_was_trained_for(logic
     logic._jobs.registry.delete(tuned.model)
 
 
-def test_a_second_training_of_the_same_name_starts_over_and_both_models_stay(logic: Any) -> None:
+def test_a_second_training_of_the_same_name_starts_over_and_both_models_stay(logic: Any, quick_encoder: None) -> None:
     volume = phantom.addVolume("head", 3, shape=SHAPE)
     cases = [(volume, phantom.addSegmentation("s", 3, volume))]
     first, second = (logic.fineTune(cases, name="again", mode="box", epochs=1) for _ in range(2))

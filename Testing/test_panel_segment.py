@@ -97,7 +97,8 @@ def test_from_volume_to_segmentation_in_three_actions_while_the_panel_answers(de
     assert pulse.longest < 0.1, f"the interface did not answer for {pulse.longest * 1000:.0f} ms"
 
 
-def test_the_segment_lands_on_the_right_voxels_whatever_the_geometry(desk: Desk) -> None:
+def test_the_segment_lands_on_the_right_voxels_whatever_the_geometry(quickDesk: Desk, quick_encoder: None) -> None:
+    desk = quickDesk
     for number, kind in enumerate(["oblique", "flipped", "upside down"] * 2):
         volume = phantom.addVolume(f"{kind} {number}", 4, geometry(kind), (3, 64, 48))
         if number >= 3:

@@ -127,7 +127,8 @@ def segmentAndFindEverythingAgain(desk: Desk, folder: Path) -> None:
     assert np.allclose(desk.fineTune.chart.rows(), curve, atol=1e-4)
 
 
-def test_a_killed_training_keeps_the_scene_and_resume_goes_on_after_the_last_epoch(desk: Desk) -> None:
+def test_a_killed_training_keeps_the_scene_and_resume_goes_on_after_the_last_epoch(quickDesk: Desk) -> None:
+    desk = quickDesk
     addCases(desk)
     choose(desk, "killed", 3)
     nodes = slicer.mrmlScene.GetNumberOfNodes()
@@ -149,7 +150,8 @@ def test_a_killed_training_keeps_the_scene_and_resume_goes_on_after_the_last_epo
     assert not resume.isVisibleTo(desk.fineTune.widget)
 
 
-def test_stop_keeps_the_best_model_so_far(desk: Desk) -> None:
+def test_stop_keeps_the_best_model_so_far(quickDesk: Desk) -> None:
+    desk = quickDesk
     addCases(desk)
     choose(desk, "stopped", 500)
     desk.press(desk.fineTune.ui.startButton)
@@ -249,7 +251,8 @@ def test_a_defect_while_a_job_is_prepared_ends_the_job_with_words(desk: Desk, mo
     assert desk.fineTune.ui.startButton.text == "Start"
 
 
-def test_a_model_that_cannot_be_put_into_the_list_is_not_lost(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_be_put_into_the_list_is_not_lost(quickDesk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = quickDesk
     from DeSAMSegmentLib.errors import DiskFull
 
     def full(*_: object) -> str:
