@@ -73,7 +73,7 @@ def test_fine_tune_then_evaluate_gives_model_and_report(logic: Any, quick_encode
     volumes = [phantom.addVolume(f"case {seed}", seed, shape=SHAPE) for seed in (1, 2)]
     cases = [(volume, phantom.addSegmentation(f"s{n}", n, volume)) for n, volume in enumerate(volumes, 1)]
     tuned = logic.fineTune(
-        cases, labels="organ", name="console", mode="box", folder=tmp_path / "run", epochs=4, learning_rate=2e-3,
+        cases, labels="organ", name="console", mode="box", folder=tmp_path / "run", epochs=4, styles=0,
         progress=lambda event: not (isinstance(event, EpochDone) and event.epoch == 2),
     )  # fmt: skip
     assert tuned.cancelled
@@ -116,7 +116,7 @@ def test_an_evaluation_compares_the_segment_that_the_model_was_trained_for(
     both = phantom.addSegmentation("both", 17, volume, segment="bladder")
     whole = phantom.addSegmentation("whole", 3, volume)
     both.GetSegmentation().CopySegmentFromSegmentation(whole.GetSegmentation(), "organ")
-    tuned = logic.fineTune([(volume, both)], labels="organ", name="second", mode="box", epochs=1)
+    tuned = logic.fineTune([(volume, both)], labels="organ", name="second", mode="box", epochs=1, styles=0)
     alone = logic.evaluate([(volume, whole)], tuned.model, tmp_path / "alone")
     among = logic.evaluate([(volume, both)], tuned.model, tmp_path / "among")
     assert [list(case.metrics) for case in among.cases] == [["organ"]]
@@ -130,12 +130,14 @@ def test_an_evaluation_compares_the_segment_that_the_model_was_trained_for(
 def test_a_second_training_of_the_same_name_starts_over_and_both_models_stay(logic: Any, quick_encoder: None) -> None:
     volume = phantom.addVolume("head", 3, shape=SHAPE)
     cases = [(volume, phantom.addSegmentation("s", 3, volume))]
-    first, second = (logic.fineTune(cases, name="again", mode="box", epochs=1) for _ in range(2))
+    first, second = (logic.fineTune(cases, name="again", mode="box", epochs=1, styles=0) for _ in range(2))
     assert (first.model, second.model) == ("again", "again 2")
-    logic.fineTune(cases, name="again", mode="box", epochs=2, progress=lambda event: not isinstance(event, EpochDone))
+    logic.fineTune(
+        cases, name="again", mode="box", epochs=2, styles=0, progress=lambda event: not isinstance(event, EpochDone)
+    )
     with pytest.raises(BadInput, match="resume=True"):
-        logic.fineTune(cases, name="again", mode="box", epochs=2)
-    resumed = logic.fineTune(cases, name="again", mode="box", epochs=2, resume=True)
+        logic.fineTune(cases, name="again", mode="box", epochs=2, styles=0)
+    resumed = logic.fineTune(cases, name="again", mode="box", epochs=2, styles=0, resume=True)
     assert [epoch.epoch for epoch in resumed.epochs] == [2]
     for model in ("again", "again 2", "again 3", "again 4"):
         logic._jobs.registry.delete(model)
