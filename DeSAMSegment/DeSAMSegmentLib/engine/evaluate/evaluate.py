@@ -91,8 +91,7 @@ def evaluate(
 ) -> Iterator[Event]:
     """Scores a model, or finished label maps, on cases with ground truth; one that fails is left out of the means.
 
-    Writes ``metrics.csv``, ``summary.json``, ``report.md``, ``pictures/CASE.png`` and, with a model,
-    ``predictions/CASE.nii.gz`` under ``folder``.
+    Writes metrics.csv, summary.json, report.md, pictures/CASE.png and, with a model, predictions/CASE.nii.gz.
 
     Arguments:
       cases: each with labels, on a grid that overlaps the image's.
