@@ -15,9 +15,10 @@ import numpy as np
 import psutil
 import pytest
 from conftest import blob, write_nifti
-from desam_cli import archive, cluster, main, summary
-from desam_cli.manifest import Manifest, Record, read_manifests
-from desam_cli.tree import in_part, plan_tree
+from desam_cli import cluster, main
+from desam_cli.archive import archive, summary
+from desam_cli.archive.manifest import Manifest, Record, read_manifests
+from desam_cli.archive.tree import in_part, plan_tree
 from DeSAMSegmentLib.data.reading import read_labels
 from DeSAMSegmentLib.errors import BadInput
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from DeSAMSegmentLib.errors import BadInput
 
-from .archive import ArchiveJob, Outcome, decode, failed, read
-from .tree import TreeTarget
+from .archive.archive import ArchiveJob, Outcome, decode, failed, read
+from .archive.tree import TreeTarget
 
 SLURM = "slurm"
 WAIT = 30  # seconds for a scheduler to answer

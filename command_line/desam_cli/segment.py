@@ -18,7 +18,7 @@ from DeSAMSegmentLib.store.library import Library
 from DeSAMSegmentLib.store.weights import hash_file
 
 from . import options as shared
-from .archive import Choice, segment_tree
+from .archive.archive import Choice, segment_tree
 from .remedies import REMEDIES
 from .view import Show, shown
 

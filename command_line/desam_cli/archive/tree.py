@@ -15,7 +15,7 @@ from DeSAMSegmentLib.engine.segment.targets import VOLUMES, Target, named, suffi
 from DeSAMSegmentLib.errors import BadInput
 from DeSAMSegmentLib.files import check_name
 
-from .selection import parts, pattern
+from ..selection import parts, pattern
 
 NO_IMAGES = ("SEG", "RTDOSE")  # modalities that have voxels and are results themselves
 

@@ -36,11 +36,11 @@ from DeSAMSegmentLib.store.library import Library
 from DeSAMSegmentLib.store.model_file import read_card
 from DeSAMSegmentLib.store.weights import hash_file
 
+from ..remedies import REMEDIES
+from ..view import Show, shown
 from .manifest import Manifest, Record, read_manifests
-from .remedies import REMEDIES
 from .summary import write_summary
 from .tree import TreeTarget, in_part, plan_tree
-from .view import Show, shown
 
 if TYPE_CHECKING:
     from DeSAMSegmentLib.data.volume import Volume
@@ -282,7 +282,7 @@ def segment_tree(
             job = ArchiveJob(path, options, settings, confidence, device, cache, before)
             outcomes: Iterator[Event | Outcome]
             if choice.workers or choice.scheduler:
-                from . import cluster
+                from .. import cluster
 
                 if not choice.scheduler:
                     job.loaded()  # what is missing here is missing there: one error, not one per case
