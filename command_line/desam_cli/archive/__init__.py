@@ -1,1 +1,1 @@
-"""``desam segment --recursive``: a tree of volumes is planned (``tree``), segmented and recorded, a line for each case."""
+"""``desam segment --recursive``: a tree of volumes is planned, segmented and recorded, a line for each case."""

@@ -21,10 +21,7 @@ LISTED = 200  # cases in a table
 def write_summary(
     folder: Path, title: str, cases: Sequence[TreeTarget], card: ModelCard, options: SegmentOptions
 ) -> Path:
-    """summary.html of the cases of a tree, those of all parts; returns its path.
-
-    Pictures are drawn from the volumes and their segmentations, which are read again.
-    """
+    """summary.html of a tree's cases, of all parts; its path. Pictures: volumes and segmentations are read again."""
     from DeSAMSegmentLib.engine.evaluate.report import markdown_table, write_html
 
     known = read_manifests(folder)
