@@ -40,46 +40,55 @@ class Work:
     series: str = ""
 
 
+Input = Annotated[Path, typer.Argument(help="A volume (NIfTI, NRRD, MHA, a DICOM folder), or a folder of volumes.")]
+Output = Annotated[Path, typer.Argument(help="A .seg.nrrd, .nii.gz, .nrrd, .mha or .dcm file, or a folder.")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", metavar="MODEL", help="A .desam file, or the name of one in the library.")
+]
+Format = Annotated[str, typer.Option(metavar="seg.nrrd|nii.gz|dicomseg", help="File type in an output folder.")]
+Confidence = Annotated[
+    bool,
+    typer.Option(
+        "--confidence",
+        help="Also write VOLUME.confidence.csv, named after the input: how sure the model is of each slice.",
+    ),
+]
+Series = Annotated[
+    str,
+    typer.Option(
+        metavar="SERIES", help="Which DICOM series: its number, description or UID; `desam info FOLDER` lists them."
+    ),
+]
+Recursive = Annotated[
+    bool,
+    typer.Option(
+        "--recursive",
+        help="Every volume and DICOM series in and below INPUT; OUTPUT mirrors its folders and gets manifest.jsonl "
+        "and summary.html. The options up to --scheduler belong to it.",
+    ),
+]
+Modality = Annotated[str, typer.Option(metavar="CT,MR", help="Only DICOM series of these modalities.")]
+Description = Annotated[
+    str, typer.Option(metavar="REGEX", help="Only DICOM series in whose description this regular expression is found.")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Leave out what is finished and verified; try again what failed.")
+]
+
+
 @shared.takes(SegmentOptions)
 def command(
-    input: Annotated[Path, typer.Argument(help="A volume (NIfTI, NRRD, MHA, a DICOM folder), or a folder of volumes.")],
-    output: Annotated[Path, typer.Argument(help="A .seg.nrrd, .nii.gz, .nrrd, .mha or .dcm file, or a folder.")],
+    input: Input,
+    output: Output,
     chosen: dict[str, Any],
-    model: Annotated[
-        str, typer.Option("--model", "-m", metavar="MODEL", help="A .desam file, or the name of one in the library.")
-    ],
-    format: Annotated[
-        str, typer.Option(metavar="seg.nrrd|nii.gz|dicomseg", help="File type in an output folder.")
-    ] = "seg.nrrd",
-    confidence: Annotated[
-        bool,
-        typer.Option(
-            "--confidence",
-            help="Also write VOLUME.confidence.csv, named after the input: how sure the model is of each slice.",
-        ),
-    ] = False,
-    series: Annotated[
-        str,
-        typer.Option(
-            metavar="SERIES", help="Which DICOM series: its number, description or UID; `desam info FOLDER` lists them."
-        ),
-    ] = "",
-    recursive: Annotated[
-        bool,
-        typer.Option(
-            "--recursive",
-            help="Every volume and DICOM series in and below INPUT; OUTPUT mirrors its folders and gets manifest.jsonl "
-            "and summary.html. The options up to --scheduler belong to it.",
-        ),
-    ] = False,
-    modality: Annotated[str, typer.Option(metavar="CT,MR", help="Only DICOM series of these modalities.")] = "",
-    description: Annotated[
-        str,
-        typer.Option(metavar="REGEX", help="Only DICOM series in whose description this regular expression is found."),
-    ] = "",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Leave out what is finished and verified; try again what failed.")
-    ] = False,
+    model: Model,
+    format: Format = "seg.nrrd",
+    confidence: Confidence = False,
+    series: Series = "",
+    recursive: Recursive = False,
+    modality: Modality = "",
+    description: Description = "",
+    resume: Resume = False,
     part: Annotated[
         str, typer.Option(metavar="I/N", help="Only the I-th of N parts, for N processes on one OUTPUT.")
     ] = "",

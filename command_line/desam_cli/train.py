@@ -16,35 +16,26 @@ from . import options as shared
 from .selection import choose_cases, choose_labels, stored_choice
 from .view import follow
 
+DATASET = "nnU-Net raw folder: imagesTr, labelsTr, dataset.json; no images with --from-labels."
+OUTPUT = "Folder of the run: best.desam, last.desam, metrics.csv, curves.png."
+REPLAY = "Earlier data of the --base model, mixed in (--replay-share) so that it does not forget."
+RESUME = "Go on with the run in OUTPUT where it stopped, with its options."
+CACHE = "Features kept on disk, more while a training needs more; default: as stored."
+
 
 @shared.takes(TrainOptions)
 def command(
-    dataset: Annotated[
-        Path, typer.Argument(help="nnU-Net raw folder: imagesTr, labelsTr, dataset.json; no images with --from-labels.")
-    ],
-    output: Annotated[Path, typer.Argument(help="Folder of the run: best.desam, last.desam, metrics.csv, curves.png.")],
+    dataset: Annotated[Path, typer.Argument(help=DATASET)],
+    output: Annotated[Path, typer.Argument(help=OUTPUT)],
     chosen: dict[str, Any],
     keep: shared.Keep = "",
     exclude: shared.Exclude = "",
     domain: shared.Domains = None,
-    replay: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DATASET",
-            help="Earlier data of the --base model, mixed in (--replay-share) so that it does not forget.",
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in OUTPUT where it stopped, with its options.")
-    ] = False,
+    replay: Annotated[Path | None, typer.Option(metavar="DATASET", help=REPLAY)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
     device: shared.Device = "auto",
     no_cache: shared.NoCache = False,
-    cache_gb: Annotated[
-        float | None,
-        typer.Option(
-            min=0, metavar="GB", help="Features kept on disk, more while a training needs more; default: as stored."
-        ),
-    ] = None,
+    cache_gb: Annotated[float | None, typer.Option(min=0, metavar="GB", help=CACHE)] = None,
     json: shared.Json = False,
 ) -> None:
     """Fine-tune a decoder on a data set. Ctrl-C keeps the best model so far; --resume goes on exactly."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from desam_cli import options as shared
@@ -17,8 +17,21 @@ from DeSAMSegmentLib.errors import BadInput
 
 from .methods import METHODS, POINTS_CURVE, PROTOCOLS, TABLES, chosen_methods
 
+if TYPE_CHECKING:
+    from DeSAMSegmentLib.data.cases import Dataset
+
+    from .plan import Split
+
 STUDIES = ("prostate", "abdomen")  # the paper's experiments; where to get the data: docs/benchmark.md
 PUBLISHED = {"backbone": "vit_h", "slice_axis": "axial", "intensity": "percentile"}
+
+PROTOCOL = "cross-domain: train on each domain in turn; simulated: one real site, simulated others."
+TABLE = f"{', '.join(TABLES)}; repeatable. Default: main, unless methods are named."
+GRIDS = "Grid points per side to test; the first is the tables', 'curve' adds Fig. 3's."
+TEST_CASES = "Protocol simulated: regular expression for the names of the cases to test on."
+STRENGTHS = "Protocol simulated: strengths of the mixed shift, separated by commas."
+EFFECTS = "Protocol simulated: bias, contrast, noise, resolution, mixed; default: all of them."
+REPORT_ONLY = "Train nothing; report the runs in OUTPUT that are finished."
 
 
 @shared.takes(TrainOptions)
@@ -26,32 +39,16 @@ def command(
     dataset: Annotated[Path, typer.Argument(help="nnU-Net raw folder with labels; domains.csv names the sites.")],
     output: Annotated[Path, typer.Argument(help="Folder of the report and of every run; an earlier one goes on.")],
     chosen: dict[str, Any],
-    protocol: Annotated[
-        str,
-        typer.Option(help="cross-domain: train on each domain in turn; simulated: one real site, simulated others."),
-    ] = "cross-domain",
-    table: Annotated[
-        list[str] | None,
-        typer.Option(help=f"{', '.join(TABLES)}; repeatable. Default: main, unless methods are named."),
-    ] = None,
+    protocol: Annotated[str, typer.Option(help=PROTOCOL)] = "cross-domain",
+    table: Annotated[list[str] | None, typer.Option(help=TABLE)] = None,
     methods: Annotated[str, typer.Option(help=f"Methods, separated by commas: {', '.join(METHODS)}.")] = "",
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
-    points: Annotated[
-        str, typer.Option(help="Grid points per side to test; the first is the tables', 'curve' adds Fig. 3's.")
-    ] = "9",
+    points: Annotated[str, typer.Option(help=GRIDS)] = "9",
     source: Annotated[list[str] | None, typer.Option(help="Train on this domain only; repeatable.")] = None,
-    test_cases: Annotated[
-        str, typer.Option(help="Protocol simulated: regular expression for the names of the cases to test on.")
-    ] = "",
-    strengths: Annotated[
-        str, typer.Option(help="Protocol simulated: strengths of the mixed shift, separated by commas.")
-    ] = "0.5,1,1.5",
-    effects: Annotated[
-        str, typer.Option(help="Protocol simulated: bias, contrast, noise, resolution, mixed; default: all of them.")
-    ] = "",
-    report_only: Annotated[
-        bool, typer.Option("--report-only", help="Train nothing; report the runs in OUTPUT that are finished.")
-    ] = False,
+    test_cases: Annotated[str, typer.Option(help=TEST_CASES)] = "",
+    strengths: Annotated[str, typer.Option(help=STRENGTHS)] = "0.5,1,1.5",
+    effects: Annotated[str, typer.Option(help=EFFECTS)] = "",
+    report_only: Annotated[bool, typer.Option("--report-only", help=REPORT_ONLY)] = False,
     keep: shared.Keep = "",
     exclude: shared.Exclude = "",
     device: shared.Device = "auto",
@@ -63,26 +60,18 @@ def command(
     Besides new-site and paper, --profile takes prostate and abdomen: the published preparation (docs/benchmark.md).
     """
     from .benchmark import benchmark
-    from .plan import BenchmarkOptions, cross_domain, simulated
-    from .simulate import EFFECTS
+    from .plan import BenchmarkOptions
 
     names = chosen.pop("labels", None)
     train, segment = recipe(chosen)
     data = read_dataset(dataset)
     labels = choose_labels(names, data.labels)
     data = replace(data, cases=choose_cases(data.cases, keep, exclude, None))
-    if protocol not in PROTOCOLS:
-        raise BadInput(f"--protocol is {' or '.join(PROTOCOLS)}, not {protocol!r}.")
-    if protocol == "simulated":
-        curve = numbers(strengths, "--strengths", float)
-        splits = simulated(data, test_cases, curve, parts(effects) or EFFECTS, train.patient_pattern)
-    else:
-        splits = cross_domain(data, source or (), train.patient_pattern)
     named = parts(methods)
     tables = table or ([] if named else ["main"])
     options = BenchmarkOptions(
         methods=chosen_methods(tables, named),
-        splits=splits,
+        splits=_splits(protocol, data, train.patient_pattern, source, test_cases, strengths, effects),
         seeds=numbers(seeds, "--seeds", int),
         points=grids(points),
         train=train,
@@ -92,6 +81,21 @@ def command(
         title=f"{data.name}: {protocol}",
     )
     follow(benchmark(labels, output, options, None if no_cache else FeatureCache()), json)
+
+
+def _splits(
+    protocol: str, data: Dataset, patients: str, source: list[str] | None, test_cases: str, strengths: str, effects: str
+) -> list[Split]:
+    """What the runs of a protocol train and test on; the arguments are the command's. Raises BadInput."""
+    from .plan import cross_domain, simulated
+    from .simulate import EFFECTS
+
+    if protocol not in PROTOCOLS:
+        raise BadInput(f"--protocol is {' or '.join(PROTOCOLS)}, not {protocol!r}.")
+    if protocol == "simulated":
+        curve = numbers(strengths, "--strengths", float)
+        return simulated(data, test_cases, curve, parts(effects) or EFFECTS, patients)
+    return cross_domain(data, source or (), patients)
 
 
 def recipe(chosen: dict[str, Any]) -> tuple[TrainOptions, SegmentOptions]:
