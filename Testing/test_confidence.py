@@ -1,10 +1,11 @@
-"""The confidence of a slice: the Dice that the mask's own probabilities expect of it."""
+"""The confidence of a slice: the Dice that the mean probability inside its mask stands for; and one stretch of slices."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from DeSAMSegmentLib.model.prediction import expected_dice
+from DeSAMSegmentLib.engine.segment.confidence import Calibration, stretch
+from DeSAMSegmentLib.model.prediction import mean_probability
 
 
 def disc(inside: float, outside: float, radius: float = 20) -> np.ndarray:
@@ -14,21 +15,42 @@ def disc(inside: float, outside: float, radius: float = 20) -> np.ndarray:
     return np.log(probability / (1 - probability))
 
 
-def test_a_mask_that_has_no_doubt_has_full_confidence() -> None:
-    assert expected_dice(disc(1 - 1e-9, 1e-9)) == pytest.approx(1.0, abs=1e-6)
+def test_only_what_is_inside_the_mask_counts() -> None:
+    assert mean_probability(disc(0.9, 0.01)) == pytest.approx(0.9)
 
 
-def test_a_doubtful_mask_has_less_and_a_doubtful_surrounding_takes_it_all() -> None:
-    sure, doubtful, lost = (expected_dice(disc(*pair)) for pair in ((0.99, 0.01), (0.6, 0.01), (0.6, 0.4)))
-    assert sure > 0.98
-    assert 0.8 < doubtful < 0.9
-    assert lost < 0.2
-
-
-def test_a_faint_haze_over_the_slice_does_not_sink_a_good_mask() -> None:
-    """Short trainings leave one; without the squares this disc had 0.27."""
-    assert expected_dice(disc(0.95, 0.1)) > 0.75
+@pytest.mark.parametrize("radius", [6, 40])
+def test_a_haze_over_the_slice_sinks_no_mask_however_small(radius: float) -> None:
+    """Short trainings leave one: the Dice that all pixels expect of the smaller disc was 0.1, and it was flagged."""
+    assert Calibration().dice(mean_probability(disc(0.95, 0.16, radius))) > 0.8
 
 
 def test_an_empty_mask_is_as_sure_as_its_likeliest_pixel_is_unlikely() -> None:
-    assert expected_dice(disc(0.3, 0.01)) == pytest.approx(0.7)
+    assert mean_probability(disc(0.3, 0.01)) == pytest.approx(0.7)
+
+
+def test_a_calibration_finds_the_line_of_many_slices_and_keeps_the_typical_one_without_any() -> None:
+    probability = np.linspace(0.8, 1.0, 200)
+    found = Calibration.fit(probability.tolist(), ((probability - 0.8) / 0.2).tolist())
+    assert (found.zero, found.one) == (pytest.approx(0.8, abs=0.02), pytest.approx(1.0, abs=0.02))
+    none = Calibration.fit([], [])
+    assert (none.zero, none.one) == (pytest.approx(Calibration().zero), pytest.approx(Calibration().one))
+
+
+def test_a_dice_that_falls_with_the_probability_teaches_nothing() -> None:
+    probability = np.linspace(0.6, 1.0, 100)
+    assert Calibration.fit(probability.tolist(), (1 - probability).tolist()) == Calibration()
+
+
+@pytest.mark.parametrize(
+    ("expected", "kept"),
+    [
+        ([0.1, 0.8, 0.9, 0.7, 0.1], (1, 4)),  # doubtful ends
+        ([0.9, 0.0, 0.9], (0, 3)),  # a gap between sure slices stays
+        ([0.9, 0.9, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5], (0, 2)),  # a lone mask far away
+        ([0.2, 0.1, 0.0], (0, 0)),
+        ([], (0, 0)),
+    ],
+)
+def test_an_organ_is_one_stretch_of_slices(expected: list[float], kept: tuple[int, int]) -> None:
+    assert stretch(expected) == kept

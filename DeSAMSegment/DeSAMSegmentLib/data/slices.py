@@ -7,8 +7,9 @@ counts, labels are not eroded, and the volume is turned to one orientation first
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ ACQUIRED = "acquired"
 THICK = 2.0  # "auto" means as acquired when an axis is this much coarser than both others
 FLAT, NARROW = 3.0, 8  # pixels this much longer than wide, and so few of them a side, are no slice of an organ
 DEFAULT_PLACES = np.diag([1.0, 1, 1, 1]), np.diag([-1.0, -1, 1, 1])  # what a writer says that knows no position
+QUANTILES = np.linspace(0, 1, 33)  # of a histogram
 TRUNCATION = 1e-3  # added before truncating: 254.9999 of rounding noise is 255
 
 
@@ -36,9 +38,11 @@ class SliceSpec:
 
     Attributes:
       axis: "axial", "coronal", "sagittal", or "acquired": across the thickest slices of each volume, however they lie.
-      intensity: "percentile" (0.5 to 99.5 of all voxels) or "window".
+      intensity: "percentile" (0.5 to 99.5 of all voxels), "matched" to the training images, or "window".
       window: lower and upper intensity for "window".
       zero_black: voxels that are exactly 0 stay black, as published; off for signed data.
+      histogram: greys of the training images, ``QUANTILES`` of all that are not black, mean over the volumes: with the
+        intensity "matched" those of "percentile" are mapped onto them.
       fit: "squash" to a square as published, or "pad" to one with the aspect kept in millimetres.
       size: of the square image in pixels: what the networks take, 256.
     """
@@ -49,12 +53,15 @@ class SliceSpec:
     zero_black: bool = False
     fit: str = "squash"
     size: int = SIZE
+    histogram: tuple[float, ...] | None = field(default=None, repr=False)  # no part of a cache key but if matched
 
     def __post_init__(self) -> None:
         if self.axis == "lowest":  # its name in cards of earlier versions
             object.__setattr__(self, "axis", ACQUIRED)
         if self.window is not None:
             object.__setattr__(self, "window", (float(self.window[0]), float(self.window[1])))
+        if self.histogram is not None:
+            object.__setattr__(self, "histogram", tuple(float(grey) for grey in self.histogram))
         good, reason = self.is_valid()
         if not good:
             raise BadInput(reason)
@@ -62,8 +69,13 @@ class SliceSpec:
     def is_valid(self) -> tuple[bool, str]:
         if self.axis not in (*PLANES, ACQUIRED):
             return False, f"The slice axis is axial, coronal, sagittal or acquired, not {self.axis!r}."
-        if self.intensity not in ("percentile", "window"):
-            return False, f"The intensity mode is percentile or window, not {self.intensity!r}."
+        if self.intensity not in ("percentile", "matched", "window"):
+            return False, f"The intensity mode is percentile, matched or window, not {self.intensity!r}."
+        if self.intensity == "matched" and not self.histogram:
+            return False, "This model does not know the grey values of its training images: choose another intensity."
+        greys = self.histogram or ()
+        if greys and not (len(greys) == len(QUANTILES) and all(0 <= a <= b <= 255 for a, b in pairwise(greys))):
+            return False, f"A histogram is {len(QUANTILES)} rising grey values between 0 and 255."
         if self.intensity == "window" and (self.window is None or not self.window[0] < self.window[1]):
             return False, f"An intensity window needs a lower and a larger upper value, not {self.window}."
         if self.fit not in ("squash", "pad"):
@@ -79,7 +91,7 @@ class SliceSpec:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SliceSpec:
         """From ``to_dict``; unknown fields are ignored. Raises BadInput on values that mean nothing."""
-        known = {field.name for field in fields(cls)}
+        known = {each.name for each in fields(cls)}
         return cls(**{key: value for key, value in values.items() if key in known})
 
     @classmethod
@@ -178,6 +190,10 @@ class Slices:
 
     def native_image(self, i: int) -> np.ndarray:
         """Slice ``i`` in grey 0..255 before resizing: (H, W) float32 of whole numbers, canonical orientation."""
+        grey = self._grey(i)
+        return grey if self._matching is None else self._matching[grey.astype(np.uint8)]
+
+    def _grey(self, i: int) -> np.ndarray:
         raw = self._plane(self.volume.array, i)
         low, high = self.limits
         grey = np.clip(raw.astype(np.float32), low, high)
@@ -186,6 +202,25 @@ class Slices:
         if self.spec.zero_black:
             grey[raw == 0] = 0
         return np.clip(np.floor(grey + np.float32(TRUNCATION)), 0, 255)
+
+    def histogram(self) -> np.ndarray:
+        """``QUANTILES`` of the greys that are not black, before any matching: (33,), zeros of a black volume."""
+        counts = sum((np.bincount(self._grey(i).astype(np.uint8).ravel(), minlength=256) for i in range(len(self))),
+                     np.zeros(256, np.int64))  # fmt: skip
+        share = np.cumsum(counts[1:]) / max(1, counts[1:].sum())
+        greys = np.searchsorted(share, QUANTILES).clip(0, 254) + 1.0
+        return greys if counts[1:].any() else np.zeros(len(QUANTILES))
+
+    @cached_property
+    def _matching(self) -> np.ndarray | None:
+        """(256,) what each grey becomes; black stays black. None where greys stay as they are."""
+        if self.spec.intensity != "matched":
+            return None
+        assert self.spec.histogram is not None
+        own = self.histogram() + np.arange(len(QUANTILES)) * 1e-6  # rising, as interpolation needs it
+        table = np.interp(np.arange(256), own, self.spec.histogram).round().astype(np.float32)
+        table[0] = 0
+        return table
 
     @cached_property
     def limits(self) -> tuple[float, float]:
@@ -244,6 +279,8 @@ class Slices:
         geometry = np.round(self.volume.ijk_to_ras, 6) + 0.0  # no negative zeros
         digest = hashlib.sha256(f"{VERSION} {array.dtype.str} {array.shape} {self.spec}".encode())
         digest.update(geometry.tobytes())
+        if self.spec.intensity == "matched":
+            digest.update(str(self.spec.histogram).encode())
         for plane in array:
             digest.update(np.ascontiguousarray(plane))
         return digest.hexdigest()

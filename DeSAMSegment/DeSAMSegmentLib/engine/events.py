@@ -65,7 +65,7 @@ class SliceDone:
     axis: int  # array axis (KJI) the slice is perpendicular to
     index: int  # position along that axis
     labels: np.ndarray  # (rows, columns) uint8, values are the card's label values, 0 is background
-    confidence: float  # the Dice that the mask's own probabilities expect of it, lowest of the labels; 0..1
+    confidence: float  # expected Dice of the slice (``segment/confidence.py``), lowest of the labels; 0..1
     agreement: float  # Dice between the best two accepted prompts, 1.0 when there is one or none
     done: int
     total: int

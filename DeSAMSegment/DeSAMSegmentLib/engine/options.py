@@ -28,7 +28,12 @@ AXES = {
     "acquired": "As acquired (across the thickest slices)",
 }
 FORMER_AXES = {"lowest": "acquired"}
-INTENSITIES = {"auto": "Automatic", "percentile": "Percentiles", "window": "Window"}
+INTENSITIES = {
+    "auto": "Automatic",
+    "percentile": "Percentiles",
+    "matched": "Matched to the training images",
+    "window": "Window",
+}
 PROFILES = {
     "new-site": "New site: few volumes, early stop",
     "paper": "Paper: the published recipe",
@@ -72,6 +77,9 @@ class SegmentOptions(Options):
         range=Range(0), unit="mm²")
     largest_component: bool | None = option(None, "Largest component",
         "Keep only the largest connected part of each label in 3-D.", recommended=True, fallback=False)
+    one_stretch: bool | None = option(None, "One stretch",
+        "Keep of each label only the run of neighbouring slices in which the model is sure enough that it is there.",
+        recommended=True, fallback=False)
     fill_gaps: bool | None = option(None, "Fill gaps",
         "Grid: a slice where no point is accepted, between slices with the organ, takes the mask of its best point.",
         recommended=True, fallback=False)
@@ -82,7 +90,8 @@ class SegmentOptions(Options):
         "The direction in which the volume is cut; automatic: as the model was trained.",
         choices=AXES, renamed=FORMER_AXES)
     intensity: str = option("auto", "Intensity",
-        "How intensities become grey: by percentiles (MR), by a window (CT); automatic: as the model was trained.",
+        "How intensities become grey: by percentiles (MR), matched to the training images (another MR sequence), by a "
+        "window (CT); automatic: as the model was trained.",
         choices=INTENSITIES)
     window: tuple[float, float] | None = option(None, "Window", WINDOW_TIP)
     keep_points: bool = option(False, "Keep points", "Hand out every grid point's score with its slice.", expert=True)
@@ -197,6 +206,8 @@ class TrainOptions(Options):
         ):
             backbone = module.backbone or self.backbone
             return f"The variant {reserved[backbone]} learns from the backbone {backbone}, and nothing else does."
+        if self.intensity == "matched" and self.profile != "corrections":
+            return "Intensities are matched to what a model was trained on: for training, choose another intensity mode."
         return _window_problem(self.intensity, self.window)
 
     @classmethod

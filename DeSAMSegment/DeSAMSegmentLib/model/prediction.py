@@ -48,17 +48,23 @@ class DecodeSettings:
 class LabelPrediction:
     """What one label's decoder says about one slice.
 
-    ``logits`` is (256, 256) float32, or None when no prompt was accepted; ``confidence`` and ``agreement`` are 0..1;
-    ``iou`` is (P,) and ``chosen`` the accepted prompt's number (-1: none). ``unsure``: the best prompt's logits where
-    none was accepted, if the settings ask for them.
+    ``logits`` is (256, 256) float32, or None when no prompt was accepted; ``certainty`` the mean probability of the
+    mask's pixels, or without a mask how sure that is; ``agreement`` is 0..1; ``iou`` is (P,) and ``chosen`` the accepted
+    prompt's number (-1: none). ``unsure``: the best prompt's logits where none was accepted, if the settings ask for
+    them.
     """
 
     logits: np.ndarray | None
-    confidence: float
+    certainty: float
     agreement: float
     iou: np.ndarray
     chosen: int = -1
     unsure: np.ndarray | None = None
+
+    @property
+    def found(self) -> bool:
+        """Whether there is a mask with a pixel in it."""
+        return self.logits is not None and bool((self.logits > 0).any())
 
 
 def predict_slice(
@@ -80,7 +86,7 @@ def _predict_box(decoder: SliceDecoder, settings: DecodeSettings, label: int) ->
     """One decode of the whole box; the IoU is not used, so the mask alone decides."""
     decoder.score(Prompts.box(), label)
     logits = _logits(decoder, [0], label, settings)[0]
-    return LabelPrediction(logits, expected_dice(logits), 1.0, np.ones(1, np.float32), 0)
+    return LabelPrediction(logits, mean_probability(logits), 1.0, np.ones(1, np.float32), 0)
 
 
 def _predict_grid(decoder: SliceDecoder, settings: DecodeSettings, label: int) -> LabelPrediction:
@@ -106,7 +112,7 @@ def _predict_grid(decoder: SliceDecoder, settings: DecodeSettings, label: int) -
         unsure = decode(int(iou.argmax())) if settings.fill_gaps else None
         return LabelPrediction(None, float(np.clip(1 - iou.max(), 0, 1)), 1.0, iou, unsure=unsure)
     agreement = _agreement(best, iou, decode, settings)
-    return LabelPrediction(_with_mask(best, settings), expected_dice(best.logits), agreement, iou, best.prompt)
+    return LabelPrediction(_with_mask(best, settings), mean_probability(best.logits), agreement, iou, best.prompt)
 
 
 def _logits(decoder: SliceDecoder, prompts: list[int], label: int, settings: DecodeSettings) -> np.ndarray:
@@ -121,7 +127,7 @@ def _mean_of_points(decoder: SliceDecoder, settings: DecodeSettings, label: int,
     for prompt in range(len(iou)):
         total += _logits(decoder, [prompt], label, settings)[0]
     logits = (total / len(iou)).astype(np.float32)
-    return LabelPrediction(logits, expected_dice(logits), 1.0, iou, 0)
+    return LabelPrediction(logits, mean_probability(logits), 1.0, iou, 0)
 
 
 def _with_mask(best: Candidate, settings: DecodeSettings) -> np.ndarray:
@@ -145,19 +151,16 @@ def _agreement(
     return float(2 * (other & best.mask).sum() / max(1, other.sum() + best.mask.sum()))
 
 
-def expected_dice(logits: np.ndarray) -> float:
-    """How sure a mask is of itself: the Dice that its own probabilities expect of it, 0..1.
+def mean_probability(logits: np.ndarray) -> float:
+    """Mean probability of a mask's pixels, 0.5..1; of an empty mask the probability that no pixel is set.
 
-    ``2 sum(p m) / (sum p^2 + sum m)`` with m = p > 0.5, the squared form of the training's Dice: a background of small
-    probabilities, which short trainings leave, hardly counts. For an empty mask the probability that no pixel is set.
-    The predicted IoU takes no part: its training target is whether the point lies in the organ, and it says nothing of
-    how good the mask is (``benchmarks/confidence.py``).
+    It ranks slices by their Dice, also where a short training leaves small probabilities all over the slice, which sink
+    a Dice expected from all pixels. The predicted IoU takes no part: its training target is whether the point lies in
+    the organ, and it says nothing of how good the mask is (``benchmarks/confidence.py``).
     """
     probability = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
     mask = probability > 0.5
-    if not mask.any():
-        return float(1 - probability.max())
-    return float(2 * probability[mask].sum() / (np.square(probability).sum() + mask.sum()))
+    return float(probability[mask].mean() if mask.any() else 1 - probability.max())
 
 
 # ---- which of a grid's masks is the answer --------------------------------------------------------------------------

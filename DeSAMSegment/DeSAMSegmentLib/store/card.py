@@ -46,7 +46,8 @@ class ModelCard:
       prim_sha256: of the tensors of PRIM that the file leaves to the weights of the backbone; empty if it carries all.
       architecture: ``DeSAMConfig.to_dict()``.
       slices: ``SliceSpec.to_dict()`` it was trained with.
-      inference: recommended mode, points, iou_threshold, largest_component.
+      inference: recommended mode, points, iou_threshold, largest_component, one_stretch.
+      confidence: label value -> mean probabilities of a mask for which Dice 0 and Dice 1 are expected, from validation.
       training: cases, split, seed, epochs, losses, Dice per case, time, device.
       software: versions of what trained it.
       licence: of this file's weights. created: ISO date and time.
@@ -62,6 +63,7 @@ class ModelCard:
     architecture: dict[str, Any] = field(default_factory=dict)
     slices: dict[str, Any] = field(default_factory=dict)
     inference: dict[str, Any] = field(default_factory=dict)
+    confidence: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     software: dict[str, Any] = field(default_factory=dict)
     licence: str = ""
@@ -99,7 +101,7 @@ class ModelCard:
     def check(self) -> None:
         """Raises BadModelFile when the card contradicts itself."""
         values = [label.value for label in self.labels]
-        tables = (self.architecture, self.slices, self.inference, self.training, self.software)
+        tables = (self.architecture, self.slices, self.inference, self.confidence, self.training, self.software)
         texts = (self.name, self.backbone, self.backbone_sha256, self.prim_sha256, self.title, self.description,
                  self.licence, self.created)  # fmt: skip
         good = (
@@ -111,12 +113,19 @@ class ModelCard:
             and all(isinstance(text, str) for text in texts)
             and isinstance(self.inference.get("mode", ""), str)
             and not any(isinstance(value, dict | list) for value in self.inference.values())
+            and all(_is_line(each) for each in self.confidence.values())
             and isinstance(self.training.get("cases", []), list)
             and self.name.strip()
             and self.backbone
         )
         if not good:
             raise BadModelFile("The model's card is not consistent.", "Get the model file again.")
+
+
+def _is_line(value: Any) -> bool:
+    """Whether it is two rising numbers."""
+    numbers = isinstance(value, list | tuple) and all(type(each) in (int, float) for each in value)
+    return numbers and len(value) == 2 and -10 < value[0] < value[1] < 10
 
 
 def _label(raw: dict[str, Any]) -> LabelInfo:

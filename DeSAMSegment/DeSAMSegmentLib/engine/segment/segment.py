@@ -29,6 +29,7 @@ from ..runtime import device as devices
 from ..runtime.features import FeatureStream
 from ..runtime.loading import DeSAM
 from ..runtime.session import Session
+from .confidence import Calibration, stretch
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,15 @@ class SegmentResult:
     """What a finished run hands over.
 
     ``labels`` is (K, J, I) uint8, or uint16 for values above 255, on the volume's own grid; ``confidence`` and
-    ``agreement`` map a position along the array axis ``axis`` to 0..1.
+    ``agreement`` map a position along the array axis ``axis`` to 0..1; ``certainty`` maps a label value and a position
+    where the label was found to the mean probability of its mask.
     """
 
     labels: np.ndarray
     axis: int
     confidence: dict[int, float]
     agreement: dict[int, float]
+    certainty: dict[tuple[int, int], float]
     card: ModelCard
 
 
@@ -96,6 +99,8 @@ class Segmentation:
             self.slices.check_cut()
         self.settings = _decode_settings(self.options, self.slices)
         self.values = [label.value for label in model.card.labels]
+        self.calibrations = [Calibration.of_card(model.card.confidence, value) for value in self.values]
+        self.certainty: dict[tuple[int, int], float] = {}  # (label value, position) -> of what was found
         kind = np.uint8 if max(self.values) <= 255 else np.uint16
         self.labels = np.zeros(volume.array.shape, kind)
         self.unsure: dict[tuple[int, int], np.ndarray] = {}  # (label value, position) -> mask, for ``fill_gaps``
@@ -111,7 +116,7 @@ class Segmentation:
             position, labels = self.slices.place(index, self._label_map(predictions))
             np.moveaxis(self.labels, self.slices.axis, 0)[position] = labels
             self._keep_unsure(index, predictions)
-            confidence[position] = min((p.confidence for p in predictions), default=1.0)
+            confidence[position] = self._confidence(position, predictions)
             agreement[position] = min((p.agreement for p in predictions), default=1.0)
             yield from self.session.logged()
             now = time.perf_counter()
@@ -120,14 +125,17 @@ class Segmentation:
                 now - last, self._points(predictions),
             )  # fmt: skip
             last = now
-        fill_gaps(np.moveaxis(self.labels, self.slices.axis, 0), self.unsure)
+        stack = np.moveaxis(self.labels, self.slices.axis, 0)
+        fill_gaps(stack, self.unsure)
+        if self.options.one_stretch:
+            self._keep_stretches(stack, sorted(confidence))
         labels = self.labels
         if self.options.largest_component:
             try:
                 labels = largest_component(labels, self.values)
             except MemoryError:  # an hour's slices are not lost over it
                 yield Log("There is not enough memory to find the largest components: all are kept.", "warning")
-        result = SegmentResult(labels, self.slices.axis, confidence, agreement, self.card)
+        result = SegmentResult(labels, self.slices.axis, confidence, agreement, self.certainty, self.card)
         seconds = time.perf_counter() - begun
         yield Finished("segment", seconds, result, self._summary(labels, len(indices), seconds))
 
@@ -182,6 +190,23 @@ class Segmentation:
                 mask = self.slices.to_native(prediction.unsure) > self.settings.mask_logit
                 position, placed = self.slices.place(index, mask)
                 self.unsure[value, position] = placed
+
+    def _confidence(self, position: int, predictions: list[LabelPrediction]) -> float:
+        """The lowest of the labels: the expected Dice of what was found, else how sure it is that nothing is there."""
+        said = []
+        for value, prediction, calibration in zip(self.values, predictions, self.calibrations, strict=False):
+            if prediction.found:
+                self.certainty[value, position] = prediction.certainty
+            said.append(calibration.dice(prediction.certainty) if prediction.found else prediction.certainty)
+        return min(said, default=1.0)  # a blank slice has none
+
+    def _keep_stretches(self, stack: np.ndarray, positions: list[int]) -> None:
+        """Clears each label outside the run of slices that speaks for it; ``stack``: slices along the first axis."""
+        for value, calibration in zip(self.values, self.calibrations, strict=True):
+            found = [self.certainty.get((value, position)) for position in positions]
+            first, end = stretch([0.0 if each is None else calibration.dice(each) for each in found])
+            for position in positions[:first] + positions[end:]:
+                stack[position][stack[position] == value] = 0
 
     def _without_small_regions(self, labels: np.ndarray) -> np.ndarray:
         row, column = self.slices.pixel_spacing

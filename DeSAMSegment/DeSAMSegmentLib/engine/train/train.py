@@ -112,6 +112,7 @@ class _Training:
         self.cases, self.labels, self.folder = cases, labels, folder
         self.replay = [replace(case, name=f"{case.name} (replayed)") for case in replay]
         self.options, self.session, self.resume = options, session, resume
+        self.confidence: dict[str, list[float]] = {}  # of the latest validation
         matcher = Matcher([label.name for label in labels], [label.value for label in labels])
         self.store = CaseStore(matcher, scratch / "cases")
 
@@ -170,7 +171,7 @@ class _Training:
         cache = self.session.cache
         assert cache is not None
         yield from data.survey()
-        self.connected = data.connected
+        self.connected, self.histogram = data.connected, data.histogram
         images = len(data.visited) + sum(case.slices for case in held_out)
         said = held.enter_context(cache.holding(images, stored_bytes(BACKBONES[self.options.backbone], cache.codec)))
         if said:
@@ -274,14 +275,18 @@ class _Training:
     def _card(self, model: DeSAM, score: ValidationScore | None, state: TrainingState) -> ModelCard:
         """The card of the model at the end of an epoch; ``score`` is the validation of that epoch, if there was one."""
         options, segmenting = self.options, declarations(SegmentOptions)
+        if score and score.calibration:
+            self.confidence = {str(value): [each.zero, each.one] for value, each in score.calibration.items()}
         inference = {
             "mode": options.mode,
             "points": segmenting["points"].fallback,
             "iou_threshold": segmenting["iou_threshold"].fallback,
             "largest_component": self.connected,
+            "one_stretch": self.connected,
         }
         if self.base is not None and options.profile == "corrections":  # a few slices do not tell what suits a volume
             inference |= self.base.inference
+            self.confidence = self.base.confidence
         return ModelCard(
             name=options.name,
             title=options.name,
@@ -289,8 +294,9 @@ class _Training:
             backbone=options.backbone,
             backbone_sha256=self.session.encoder.sha256,
             architecture=model.config.to_dict(),
-            slices=self.spec.to_dict(),
+            slices=self.spec.to_dict() | {"histogram": self.spec.histogram or self.histogram},
             inference=inference,
+            confidence=self.confidence,
             training=self._provenance(score, state),
             software=software(),
             created=utc_now(),

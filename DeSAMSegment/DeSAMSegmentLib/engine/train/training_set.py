@@ -127,6 +127,7 @@ class TrainingSet:
         self.empty: list[bool] = []  # for each of these, whether it is background only
         self.visited: set[tuple[int, int]] = set()  # (example, augmentation) that some epoch draws
         self.connected = True  # whether each label is one part in every case, so that a second one is a mistake
+        self.histogram: tuple[float, ...] | None = None  # of the cases that are not replayed, ``SliceSpec.histogram``
         self._missed = False
         self._open: tuple[int, Slices, np.ndarray] | None = None  # the case opened last, by its number
 
@@ -137,16 +138,20 @@ class TrainingSet:
           BadLabels, BadDataset: when there is not enough; the text says what to do.
         """
         self.slices, self.empty = [], []
-        found = 0
+        found, greys = 0, []
         for number, case in enumerate(self.cases):
             slices, members = self._opened(number)
             yield from self._cut(slices)
+            if number < self.own and self.spec.intensity == "percentile":
+                greys.append(slices.histogram())
             found |= int(np.bitwise_or.reduce(members, axis=None))
             self.connected = self.connected and self._is_connected(slices, members)
             for index in self._chosen(case, slices, members):
                 self.slices.append((number, index))
                 self.empty.append(not drawn(slices.label_map(members, index)).any())
             yield Progress("Reading the cases", number + 1, len(self.cases))
+        if greys:
+            self.histogram = tuple(np.mean(greys, axis=0).round(2).tolist())
         for remark in self.store.remarks():
             yield Log(remark, "warning")
         self._check([name for number, name in enumerate(self.store.matcher.labels) if found >> number & 1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from ..events import Event, Finished, Log, Progress
 from ..options import SegmentOptions, TrainOptions
 from ..runtime.loading import DeSAM
 from ..runtime.session import Session
+from ..segment.confidence import Calibration
 from ..segment.segment import Segmentation, SegmentResult
 
 FEWEST_CASES = 4  # with fewer, slices are held out instead of patients
@@ -33,10 +34,11 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class ValidationScore:
-    """Mean Dice over cases and labels, and that of each."""
+    """Mean Dice over cases and labels, and that of each; what the certainty of a label's masks is worth."""
 
     dice: float
     per_case: dict[str, dict[int, float]]
+    calibration: dict[int, Calibration] = field(default_factory=dict)
 
     @property
     def values(self) -> list[float]:
@@ -101,11 +103,14 @@ def validate(
 ) -> Iterator[Event | ValidationScore]:
     """Segments what is held out exactly as a user would; yields Progress and what was worth a Log, then the score."""
     per_case: dict[str, dict[int, float]] = {}
+    pairs: dict[int, list[tuple[float, float]]] = {}
     values = [label.value for label in model.card.labels]
     for done, case in enumerate(held_out, 1):
         result = None
-        # a few slices of a volume do not touch one another
-        chosen = options if case.positions is None else replace(options, largest_component=False)
+        # a few slices of a volume do not touch one another, and masks at doubtful ends are what the calibration learns from
+        chosen = replace(options, one_stretch=False)
+        if case.positions is not None:
+            chosen = replace(chosen, largest_component=False)
         for event in Segmentation(case.volume, model, chosen, session, only=case.positions).events():
             if isinstance(event, Finished):
                 result = event.result
@@ -115,8 +120,23 @@ def validate(
         target = _at(case.members, result.axis, case.positions)
         labels = _at(result.labels, result.axis, case.positions)
         per_case[case.name] = _dice_of_all(labels, target, values)
+        _pair(pairs, result, case.members, values)
         yield Progress(text, done, len(held_out))
-    yield ValidationScore(_mean(per_case), per_case)
+    calibration = {value: Calibration.fit(*zip(*found, strict=True)) for value, found in pairs.items()}
+    yield ValidationScore(_mean(per_case), per_case, calibration)
+
+
+def _pair(
+    pairs: dict[int, list[tuple[float, float]]], result: SegmentResult, members: np.ndarray, values: Sequence[int]
+) -> None:
+    """Adds, per label value, the certainty of each mask that was found and its slice's Dice: 0 where nothing is."""
+    stack, truth = np.moveaxis(result.labels, result.axis, 0), np.moveaxis(members, result.axis, 0)
+    for (value, position), certainty in result.certainty.items():
+        known = ~ignored(truth[position])
+        if known.any():
+            real = has(truth[position], values.index(value)) & known
+            score = dice((stack[position] == value) & known, real)
+            pairs.setdefault(value, []).append((certainty, 0.0 if np.isnan(score) else score))
 
 
 def _dice_of_all(labels: np.ndarray, target: np.ndarray, values: Sequence[int]) -> dict[int, float]:
