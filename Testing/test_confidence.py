@@ -1,4 +1,4 @@
-"""The confidence of a slice: the Dice that the mean probability inside its mask stands for; and one stretch of slices."""
+"""The confidence of a slice is what the mean probability in its mask is worth; an organ is one stretch of slices."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from data_samples import SHARED, affine, back, needs_shared_data, noise, rotatio
 from DeSAMSegmentLib.data.cases import load_case, read_dataset
 from DeSAMSegmentLib.data.slices import Slices, SliceSpec
 from DeSAMSegmentLib.data.volume import Volume
+from DeSAMSegmentLib.errors import BadInput
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -242,3 +243,42 @@ def test_a_slice_outside_the_window_is_blank(low, high, blank):
 def test_whether_anything_fixes_how_slices_lie_turned_in_their_plane(ijk_to_ras, axis, turned):
     volume = Volume(np.zeros((6, 40, 40), np.int16), ijk_to_ras)
     assert Slices(volume, SliceSpec(axis)).is_turned_anyhow is turned
+
+
+# Greys of another scanner
+
+
+def matched(volume: Volume, to: Volume) -> Slices:
+    histogram = Slices(to, SliceSpec(axis="acquired")).histogram()
+    return Slices(volume, SliceSpec(axis="acquired", intensity="matched", histogram=tuple(histogram)))
+
+
+def test_greys_are_matched_to_those_of_the_training_images() -> None:
+    """The same slices under a bent contrast curve come out as they were, to a few greys, and black stays black."""
+    home = noise((40, 30, 5), spacing=(1, 1, 5))
+    home.array[:, :10] = 0
+    bent = Volume((np.clip(home.array.astype(np.float64), 0, None) ** 1.7).astype(np.float64), home.ijk_to_ras)
+    plain, mapped = Slices(home, SliceSpec(axis="acquired")), matched(bent, home)
+    unmatched = Slices(bent, SliceSpec(axis="acquired"))
+    error = [np.abs(plain.native_image(2) - each.native_image(2)).mean() for each in (mapped, unmatched)]
+    assert 5 * error[0] < error[1], error
+    black = plain.native_image(2) == 0
+    assert black.sum() > 40
+    assert not mapped.native_image(2)[black].any()
+    assert matched(home, home).native_image(2) == pytest.approx(plain.native_image(2), abs=8)
+
+
+def test_matching_names_features_anew_and_a_known_histogram_alone_does_not() -> None:
+    volume = noise((20, 20, 4), spacing=(1, 1, 5))
+    greys = tuple(Slices(volume, SliceSpec()).histogram())
+    plain, known, used = (
+        Slices(volume, SliceSpec(**changes)).content_key
+        for changes in ({}, {"histogram": greys}, {"histogram": greys, "intensity": "matched"})
+    )
+    assert plain == known != used
+
+
+@pytest.mark.parametrize("histogram", [None, (1.0, 2.0), tuple(range(33, 0, -1)), (float("nan"),) * 33])
+def test_greys_that_are_no_histogram_are_refused(histogram) -> None:
+    with pytest.raises(BadInput, match="grey"):
+        SliceSpec(intensity="matched", histogram=histogram)

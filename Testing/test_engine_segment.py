@@ -297,3 +297,34 @@ def test_slices_are_kept_where_memory_does_not_suffice_for_the_last_step(model, 
     assert [event.text for event in events if isinstance(event, Log)] == [
         "There is not enough memory to find the largest components: all are kept."
     ]
+
+
+def test_one_stretch_clears_doubtful_ends_and_nothing_between_sure_slices(model, monkeypatch) -> None:
+    """An organ is one stretch of slices: what lies apart from it, or is doubtful at its ends, is no organ."""
+    said = {0: 0.66, 1: 0.95, 2: 0.66, 3: 0.95, 4: 0.55, 5: 0.7}  # mean probability of each slice's mask
+    asked = iter(said.values())
+    monkeypatch.setattr("DeSAMSegmentLib.model.prediction.mean_probability", lambda logits: next(asked))
+    volume, _ = ball_volume(shape=(6, 48, 40))
+    _, result = run(volume, model, SegmentOptions(mode="box", one_stretch=True))
+    filled = result.labels.any(axis=(1, 2)).tolist()
+    order = [index for index, _ in sorted(result.confidence.items(), key=lambda each: each[0])]
+    assert order == list(range(6))
+    assert sum(filled) == 3
+    assert filled == [said_by in (0.95, 0.66) and 0 < k < 4 for k, said_by in enumerate(said.values())]
+
+
+def test_the_card_s_calibration_says_what_a_mean_probability_is_worth(model) -> None:
+    from dataclasses import replace
+
+    volume, _ = ball_volume(shape=(3, 48, 40))
+    before = model.card
+    found = {}
+    try:
+        for line in ((0.0, 10 - 1e-3), (-9.0, 0.1)):  # hardly any Dice; a full one
+            model.card = replace(before, confidence={"1": list(line)})
+            found[line] = run(volume, model, BOX)[1].confidence.values()
+    finally:
+        model.card = before
+    low, high = found.values()
+    assert max(low) < 0.15
+    assert min(high) == 1.0

@@ -111,3 +111,19 @@ def test_dice_of_two_empty_masks_is_undefined_and_not_counted() -> None:
 
 def test_a_label_that_is_rightly_absent_counts_as_found() -> None:
     assert ValidationScore(0.5, {"a": {1: 0.5, 2: float("nan")}}).values == [0.5, 1.0]
+
+
+def test_validation_calibrates_what_a_mask_s_certainty_is_worth(monkeypatch) -> None:
+    """Slices with a mask where nothing is count with a Dice of 0: an empty slice that is painted teaches doubt."""
+    from DeSAMSegmentLib.engine.segment.segment import SegmentResult
+    from DeSAMSegmentLib.engine.train.validation import _pair
+
+    truth = np.zeros((4, 8, 8), np.uint8)
+    truth[:2, 2:6, 2:6] = 1  # memberships: the first label
+    labels = np.zeros_like(truth)
+    labels[:3, 2:6, 2:6] = 7
+    certainty = {(7, 0): 0.95, (7, 1): 0.9, (7, 2): 0.6}
+    result = SegmentResult(labels, 0, {}, {}, certainty, None)  # type: ignore[arg-type]
+    pairs: dict = {}
+    _pair(pairs, result, truth, [7])
+    assert sorted(pairs[7]) == [(0.6, 0.0), (0.9, 1.0), (0.95, 1.0)]

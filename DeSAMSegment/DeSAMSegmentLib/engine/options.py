@@ -207,7 +207,7 @@ class TrainOptions(Options):
             backbone = module.backbone or self.backbone
             return f"The variant {reserved[backbone]} learns from the backbone {backbone}, and nothing else does."
         if self.intensity == "matched" and self.profile != "corrections":
-            return "Intensities are matched to what a model was trained on: for training, choose another intensity mode."
+            return "Intensities are matched to what a model was trained on: choose another intensity to train one."
         return _window_problem(self.intensity, self.window)
 
     @classmethod

@@ -49,9 +49,9 @@ class LabelPrediction:
     """What one label's decoder says about one slice.
 
     ``logits`` is (256, 256) float32, or None when no prompt was accepted; ``certainty`` the mean probability of the
-    mask's pixels, or without a mask how sure that is; ``agreement`` is 0..1; ``iou`` is (P,) and ``chosen`` the accepted
-    prompt's number (-1: none). ``unsure``: the best prompt's logits where none was accepted, if the settings ask for
-    them.
+    mask's pixels, or without a mask how sure that is; ``agreement`` is 0..1; ``iou`` is (P,) and ``chosen`` the
+    accepted prompt's number (-1: none). ``unsure``: the best prompt's logits where none was accepted, if the settings
+    ask for them.
     """
 
     logits: np.ndarray | None

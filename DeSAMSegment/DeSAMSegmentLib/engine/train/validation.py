@@ -107,7 +107,7 @@ def validate(
     values = [label.value for label in model.card.labels]
     for done, case in enumerate(held_out, 1):
         result = None
-        # a few slices of a volume do not touch one another, and masks at doubtful ends are what the calibration learns from
+        # masks at doubtful ends teach the calibration; a few slices of a volume do not touch one another
         chosen = replace(options, one_stretch=False)
         if case.positions is not None:
             chosen = replace(chosen, largest_component=False)
