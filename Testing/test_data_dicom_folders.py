@@ -1,4 +1,4 @@
-"""DICOM folders as they are found: deep, with other files, damaged, cut, with a DICOMDIR that lists more than is there."""
+"""DICOM folders as they are found: deep, with other files, damaged, cut, with a DICOMDIR that lists too much."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from DeSAMSegmentLib.data.reading import read_volume
 from DeSAMSegmentLib.errors import BadVolume
 from dicom_files import header, series, written
+from pydicom.dataset import Dataset
 from pydicom.fileset import FileSet
 from test_data_dicom import refusal, values
 
