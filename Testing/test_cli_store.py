@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,40 @@ def test_deleting_a_model_without_confirmation_needs_yes(untrained_model: Path, 
     main(["models", "add", str(untrained_model)])
     assert main(["models", "delete", "untrained"]) != 0  # nobody answers the question
     assert (own_home / "models" / "untrained.desam").is_file()
+
+
+STEERING = "\x1b[31mred\x07\u202e"  # what a file may be called
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no file of Windows can be called so")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["models", "list"],
+        ["models", "show", "FILE"],
+        ["models", "export", "FILE", "COPY"],
+        ["models", "rename", "FILE", "fine"],
+        ["models", "delete", "FILE"],
+        ["models", "delete", "FILE", "--yes"],
+        ["models", "show", f"no{STEERING}"],
+        ["info"],
+        ["info", "COPY"],
+        ["segment", "COPY", "o.nii.gz", "-m", "FILE"],
+        ["segment", "a", "b", "-m", "x", "--points", STEERING],
+    ],
+)
+def test_names_do_not_steer_the_terminal(
+    arguments: list[str], untrained_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    home = tmp_path / f"home{STEERING}"
+    (home / "models").mkdir(parents=True)
+    monkeypatch.setenv("DESAM_HOME", str(home))
+    names = {"FILE": home / "models" / f"{STEERING}.desam", "COPY": tmp_path / f"copy{STEERING}.desam"}
+    shutil.copy(untrained_model, names["FILE"])
+    main([str(names.get(each, each)) for each in arguments])
+    captured = capsys.readouterr()
+    assert captured.out + captured.err
+    assert not set("\x1b\x07\u202e") & set(captured.out + captured.err)
 
 
 def test_a_published_checkpoint_becomes_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,7 +53,7 @@ def reason(error: Exception, remedies: Mapping[str, str] | None = None) -> str:
     """Why one case of many failed: a DeSAMError in a face's words, anything else with its class."""
     if isinstance(error, DeSAMError):
         return error.in_words(remedies or {})
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no more is known'}"
+    return f"{type(error).__name__}: {printable(str(error))[:300] or 'no more is known'}"
 
 
 def is_full(error: Exception) -> bool:

@@ -21,7 +21,7 @@ from typing import Annotated
 import typer
 from DeSAMSegmentLib import __version__
 from DeSAMSegmentLib.engine.runtime.allocator import tune_allocator
-from DeSAMSegmentLib.errors import DeSAMError
+from DeSAMSegmentLib.errors import DeSAMError, printable
 
 from .remedies import REMEDIES
 
@@ -108,5 +108,5 @@ def _words(error: OSError) -> str:
 
 
 def _fail(text: str, code: int) -> int:
-    print(f"desam: {text}", file=sys.stderr)
+    print(f"desam: {printable(text)}", file=sys.stderr)
     return code

@@ -15,7 +15,7 @@ from DeSAMSegmentLib.store.library import Library
 from rich.filesize import decimal
 
 from . import options as shared
-from .view import print_json, print_records
+from .view import print_json, print_records, say
 
 SERIES = {
     "number": "series", "description": "description", "modality": "modality", "slices": "slices",
@@ -60,6 +60,6 @@ def _series(folder: Path, json: bool) -> None:
         raise BadInput(f"There is no folder {folder}.", "Check the spelling.")
     found = find_series(folder)
     if not found and not json:
-        print(f"There are no DICOM images in {folder}.")
+        say(f"There are no DICOM images in {folder}.")
         return
     print_records([{key: getattr(each, key) for key in SERIES} for each in found], json, SERIES)

@@ -14,7 +14,8 @@ from DeSAMSegmentLib.store.library import Entry, Library
 from DeSAMSegmentLib.store.model_file import read_card
 
 from . import options as shared
-from .view import print_json, print_records
+from .bars import visible
+from .view import print_json, print_records, say
 
 app = typer.Typer(help="The model library: list, show, add, export, rename, delete, import.", no_args_is_help=True)
 
@@ -28,7 +29,7 @@ def list_models(json: shared.Json = False) -> None:
     library = Library()
     records = [_record(entry) for entry in library.list()]
     if not records and not json:
-        print(f"No models yet in {library.folder}. 'desam models add FILE' copies one there.")
+        say(f"No models yet in {library.folder}. 'desam models add FILE' copies one there.")
         return
     titles = {"name": "Name", "labels": "Labels", "backbone": "Backbone", "dice": "Dice", "problem": "Problem"}
     print_records(records, json, titles)
@@ -56,7 +57,7 @@ def show(model: Name, json: shared.Json = False) -> None:
     if json:
         print_json(card)
         return
-    print(path, *card_lines(card), sep="\n")
+    say(path, *card_lines(card))
 
 
 def card_lines(card: dict[str, Any], indent: str = "") -> Iterator[str]:
@@ -85,19 +86,19 @@ def _short(value: Any) -> str:
 @app.command("add")
 def add(file: Annotated[Path, typer.Argument(help="A .desam file.")]) -> None:
     """Copy a model file into the library, after checking it."""
-    print(Library().add(file))
+    say(Library().add(file))
 
 
 @app.command("export")
 def export(model: Name, file: Annotated[Path, typer.Argument(help="Where to write it.")]) -> None:
     """Copy a model of the library to a file."""
-    print(Library().export(model, file))
+    say(Library().export(model, file))
 
 
 @app.command("rename")
 def rename(model: Name, new: Annotated[str, typer.Argument(help="The new name.")]) -> None:
     """Give a model of the library another name."""
-    print(Library().rename(model, new))
+    say(Library().rename(model, new))
 
 
 @app.command("delete")
@@ -105,10 +106,10 @@ def delete(model: Name, yes: Annotated[bool, typer.Option("--yes", "-y", help="D
     """Delete a model of the library."""
     library = Library()
     path = library.resolve(model)
-    if not yes and not typer.confirm(f"Delete {path}?"):
+    if not yes and not typer.confirm(visible(f"Delete {path}?")):
         raise BadInput(f"{path.name} was kept.")
     library.delete(model)
-    print(f"Deleted {path.name}.")
+    say(f"Deleted {path.name}.")
 
 
 @app.command("import-reference")
@@ -130,4 +131,4 @@ def import_reference(
     library = Library()
     path = output or library.folder / f"{library.free_name(card.name)}.desam"
     model.save(path, card)
-    print(path)
+    say(path)

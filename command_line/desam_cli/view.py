@@ -153,6 +153,11 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+def say(*lines: object) -> None:
+    """Lines on stdout; names in them may come from files."""
+    print(*(visible(str(line)) for line in lines), sep="\n")
+
+
 def print_json(record: Any) -> None:
     """One line of JSON on stdout."""
     print(json.dumps(json_ready(record)), flush=True)

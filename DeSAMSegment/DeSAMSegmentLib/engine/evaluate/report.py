@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ...errors import printable
 from ...files import write_text
 from .scores import Score, write_scores
 
@@ -135,13 +136,13 @@ def number(value: float | None) -> str:
 
 def plainly(text: str) -> str:
     """A name or message in Markdown: what would be markup or HTML in it is shown as it is."""
-    return re.sub(r"([*`\[\]])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
+    return re.sub(r"([*`\[\]])", r"\\\1", printable(text).replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; its cells may be emphasised."""
+    """A table; its cells may be emphasised, and are a line each, whatever the names in them."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(printable(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def write_markdown(folder: Path, title: str, blocks: Sequence[str]) -> Path:
