@@ -273,6 +273,12 @@ class DeSAMSegmentLogic(ScriptedLoadableModuleLogic):
         results = list(zip(volumes, segmentations, slices or [None] * len(volumes), strict=True))
         return self._jobs.on(device, progress).learn(results, model, replay, options)
 
+    def adapt(
+        self, volumes: Any, model: str, replay: Any = None, device: str = "auto", progress: Any = None, **options: Any
+    ) -> Any:
+        """As ``learn``, from volumes (a node or a list) of a new site without labels: slices it is sure of teach."""
+        return self._jobs.on(device, progress).adapt(volumes, model, replay, options)
+
     def evaluate(
         self,
         cases: Any,

@@ -28,6 +28,7 @@ COMMAND = [sys.executable, "-m", "desam_cli"]
 LIBRARY = Path(__file__).resolve().parents[1] / "DeSAMSegment"
 COMMANDS = [
     [],
+    ["adapt"],
     ["segment"],
     ["train"],
     ["evaluate"],

@@ -165,3 +165,60 @@ def test_a_run_with_replay_is_not_resumed_without_it(tmp_path: Path) -> None:
 
 def test_corrections_without_a_base_are_refused() -> None:
     assert "base model" in TrainOptions.corrections().is_valid()[1]
+
+
+# A new site without labels
+
+
+def adapted(folder: Path, base: Path, monkeypatch: pytest.MonkeyPatch, said: float, **changes: Any) -> list[Any]:
+    """The events of an adaptation to two unlabelled balls, on whose masks the model is as sure as ``said``."""
+    monkeypatch.setattr("DeSAMSegmentLib.model.prediction.mean_probability", lambda logits: said)
+    monkeypatch.setattr("DeSAMSegmentLib.engine.train.pseudo_labels.FEWEST", 3)
+    cases = [replace(ball(seed), labels=None, names={}) for seed in (3, 4)]
+    options = TrainOptions.adaptation(DeSAM.load(base).card, base=str(base), **({"epochs": 1} | changes))
+    events = train(cases, {1: "ball"}, folder, options, session(folder.parent))
+    return list(events)
+
+
+def test_confident_slices_of_unlabelled_volumes_teach_a_new_version(
+    tmp_path: Path, base: Path, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = base.read_bytes()
+    events = adapted(tmp_path / "run", base, monkeypatch, said=0.99)
+    assert isinstance(events[-1], Finished)
+    told = events[-1].summary
+    assert told["slices"] == 10
+    assert 3 <= told["confident_slices"] <= 10
+    assert told["confidence"] == pytest.approx(told["confidence_after"]), "the same certainty before and after"
+    assert any("not calibrated" in getattr(event, "text", "") for event in events)
+    assert base.read_bytes() == before, "the model itself stays as it is"
+    assert not same(base, tmp_path / "run" / "best.desam")
+    assert DeSAM.load(tmp_path / "run" / "best.desam").card.name == "ball adapted"
+
+
+def test_a_model_that_is_sure_of_nothing_is_not_taught_its_own_mistakes(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BadInput, match="sure of 0 of 10 slices"):
+        adapted(tmp_path / "run", base, monkeypatch, said=0.7)
+    assert not list(tmp_path.rglob("*.desam"))
+
+
+def test_only_confident_slices_are_ground_truth_and_the_others_are_ignored() -> None:
+    from DeSAMSegmentLib.engine.segment.segment import SegmentResult
+    from DeSAMSegmentLib.engine.train.pseudo_labels import pseudo_labelled
+
+    labels = np.zeros((9, 4, 4), np.uint8)
+    labels[:8, 1:3, 1:3] = 1
+    confidence = dict.fromkeys(range(9), 0.9) | {7: 0.5}
+    card = ModelCard("ball", (default_label(1, "ball"),), "lite_medsam")
+    result = SegmentResult(labels, 0, confidence, {}, {}, card)
+    with pytest.raises(BadInput, match="7 of 9"):
+        pseudo_labelled([ball(1)], [result])
+    labels[8, 1, 1] = 1
+    ((case,), taught) = pseudo_labelled([ball(1)], [result])
+    assert taught == 8
+    assert case.names == {"ball": (1,), IGNORE: (2,)}
+    assert isinstance(case.labels, np.ndarray)
+    assert (case.labels[7] == 2).all()
+    assert (case.labels[:7] == labels[:7]).all()

@@ -273,7 +273,7 @@ def test_the_console_learns_from_slices_of_a_segmentation(
     segmentation = phantom.addSegmentation("mine", 3, volume, segment="Organ")
     asked: list[Any] = []
 
-    def events(request: Any, progress: Any) -> Iterator[Any]:
+    def events(request: Any) -> Iterator[Any]:
         (case,) = request.cases
         asked.append((request.options, case.names, np.asarray(case.labels).copy(), request.replay))
         return iter(())
@@ -287,3 +287,22 @@ def test_the_console_learns_from_slices_of_a_segmentation(
     assert known == (slices or list(range(6)))
     with pytest.raises(BadInput, match="no slice 9"):
         logic.learn(segmentation, volume, slices=[9], model="blobs")
+
+
+def test_the_console_adapts_a_model_to_volumes_without_labels(
+    home: Path, volume: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logic = host.loadModule(MODULE).file.DeSAMSegmentLogic()
+    asked: list[Any] = []
+
+    def events(request: Any) -> Iterator[Any]:
+        asked.append(request)
+        return iter(())
+
+    monkeypatch.setattr(logic._jobs, "_events", events)
+    assert logic.adapt(volume, model="blobs").model == ""  # no epoch was finished
+    (request,) = asked
+    options = request.options
+    assert (options.unlabelled, options.profile, options.name) == (True, "corrections", "blobs (v2)")
+    assert [case.labels for case in request.cases] == [None]
+    assert request.cases[0].image.array.shape == (6, 32, 24)

@@ -28,7 +28,7 @@ from .remedies import REMEDIES
 # before our own commands: research adds variants, which their help lists
 _ADDED = {each.name: each.load() for each in entry_points(group="desam.commands")}
 
-from . import evaluate, info, models, segment, train, weights, worker  # noqa: E402
+from . import adapt, evaluate, info, models, segment, train, weights, worker  # noqa: E402
 
 DONE, SOME_FAILED, BAD_INPUT, INTERNAL, STOPPED = 0, 1, 2, 3, 130
 
@@ -43,6 +43,7 @@ app = typer.Typer(
 )
 app.command("segment")(segment.command)
 app.command("train")(train.command)
+app.command("adapt")(adapt.command)
 app.command("evaluate")(evaluate.command)
 app.add_typer(weights.app, name="weights")
 app.add_typer(models.app, name="models")

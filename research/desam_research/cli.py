@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,8 +51,6 @@ def command(
     report_only: Annotated[bool, typer.Option("--report-only", help=REPORT_ONLY)] = False,
     keep: shared.Keep = "",
     exclude: shared.Exclude = "",
-    workers: shared.Workers = 0,
-    scheduler: shared.Scheduler = "",
     device: shared.Device = "auto",
     no_cache: shared.NoCache = False,
     json: shared.Json = False,
@@ -83,12 +80,7 @@ def command(
         device=device,
         title=f"{data.name}: {protocol}",
     )
-    ahead = None
-    if workers or scheduler:
-        from .shared_out import carried_out
-
-        ahead = partial(carried_out, workers=workers, scheduler=scheduler)
-    follow(benchmark(labels, output, options, None if no_cache else FeatureCache(), ahead), json)
+    follow(benchmark(labels, output, options, None if no_cache else FeatureCache()), json)
 
 
 def _splits(

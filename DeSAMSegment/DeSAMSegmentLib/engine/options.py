@@ -156,6 +156,9 @@ class TrainOptions(Options):
     from_labels: bool = option(False, "From labels",
         "Learn from images made from the label maps alone, in random greys, planes and resolutions: no image is "
         "read, and the model takes any contrast.", expert=True)
+    unlabelled: bool = option(False, "Unlabelled",
+        "The cases have no labels: slices that the base model is sure of teach, and the others are left out.",
+        expert=True)
     stacks: int = option(9, "Stacks per label map",
         "So many stacks of four slices are made from each label map.", range=COUNT, expert=True)
     cut_out: float = option(0.0, "Cut out",
@@ -199,6 +202,8 @@ class TrainOptions(Options):
             return "Name must not be empty: give the model a name."
         if not self.base and (self.profile == "corrections" or self.near_base):
             return "Corrections refine a model, and near the base needs one: give the base model."
+        if self.unlabelled and self.profile != "corrections":
+            return "Unlabelled cases adapt a model that is there: choose the profile corrections."
         module = MASK_MODULES[self.variant]
         reserved = {each.backbone: name for name, each in MASK_MODULES.items() if each.backbone}
         if (module.backbone and self.backbone != module.backbone) or (
@@ -243,6 +248,19 @@ class TrainOptions(Options):
             "near_base": 0.1,  # L2-SP: Li et al., ICML 2018; strength not measured yet, benchmarks/corrections.py
         }
         return cls(**(recipe | changes))
+
+    @classmethod
+    def adaptation(cls, card: ModelCard, **changes: Any) -> TrainOptions:
+        """Corrections by the model's own confident slices, in its own mode and architecture (``card``)."""
+        of_base = {key: card.architecture[key] for key in ("width", "variant") if key in card.architecture}
+        recipe: dict[str, Any] = {
+            "name": f"{card.name} adapted",
+            "backbone": card.backbone,
+            "mode": card.inference.get("mode", "grid"),
+            "unlabelled": True,
+            "minutes": None,
+        }
+        return cls.corrections(**(recipe | of_base | changes))
 
     @classmethod
     def of_profile(cls, profile: str, **changes: Any) -> TrainOptions:

@@ -10,7 +10,6 @@ import re
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,12 +53,9 @@ class SegmentFileRequest:
     device: str = "auto"
 
     def events(self, session: Session) -> Iterator[Event]:
-        from ..engine.segment.segment import Segmentation
-
         network = session.model(self.model)
         session.begin_with(network.card)
-        begin = partial(Segmentation, model=network, options=self.options, session=session)
-        return segment_file(self.target, network.card, begin)
+        return segment_file(self.target, network, self.options, session)
 
 
 @dataclass(frozen=True)

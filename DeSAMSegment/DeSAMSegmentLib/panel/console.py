@@ -11,6 +11,7 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from ..data.cases import Case
 from ..engine.events import CaseDone, CaseFailed
 from ..engine.options import TrainOptions
 from ..errors import BadInput, DeSAMError, reason
@@ -32,6 +33,7 @@ from .arguments import (
 from .kit.remedies import forPython
 from .kit.settings import temporaryFolder
 from .models.registry import RegisteredModel, Registry
+from .scene.geometry import volumeFromNode
 from .scene.results import complete
 from .segment.queue import Queue, queueItems
 from .segment.run import SegmentRun
@@ -185,6 +187,18 @@ class Console:
         validCases([*cases])
         replayed = casesOf(replay, "", "all") if replay else []
         return self._trained(learningRun(self.registry, base, cases, replayed, self._device, **options), True)
+
+    def adapt(self, volumes: Any, model: str, replay: Any, options: dict[str, Any]) -> FineTuned:
+        """volumes: a volume node or several."""
+        checkNames(TrainOptions, options)
+        nodes = volumes if isinstance(volumes, list | tuple) else [volumes]
+        for node in nodes:
+            checkNode("volumes", node)
+        cases = [Case(f"{number} {node.GetName()}", volumeFromNode(node)) for number, node in enumerate(nodes, 1)]
+        replayed = casesOf(replay, "", "all") if replay else []
+        chosen = {"unlabelled": True, "minutes": None} | options
+        run = learningRun(self.registry, self._model(model), cases, replayed, self._device, **chosen)
+        return self._trained(run, True)
 
     def _trained(self, run: TrainRun, isOver: bool) -> FineTuned:
         """isOver: whether nothing is left to resume, unless it is cancelled."""

@@ -30,10 +30,7 @@ from ..models.registry import RegisteredModel
 from ..scene.sequences import FrameSequence
 from .run import SegmentRun
 
-DIED = (  # worth a second try
-    *("worker-killed", "worker-lost", "worker-crashed", "worker-ended", "worker-no-answer"),
-    "connection-lost",
-)
+DIED = ("worker-killed", "worker-lost", "worker-crashed", "worker-ended", "worker-no-answer")  # worth a second try
 
 
 class FileRun(SegmentRun):

@@ -59,17 +59,20 @@ def replayable(model: RegisteredModel, cases: Sequence[AnyCase]) -> list[AnyCase
 def learningRun(
     registry: Registry,
     model: RegisteredModel,
-    cases: Sequence[CorrectedCase],
+    cases: Sequence[AnyCase],
     replay: Sequence[AnyCase],
     device: str,
     **changes: Any,
 ) -> TrainRun:
     """The run that makes the model's next version; what an earlier one of that name left is removed.
 
+    Arguments:
+      cases: corrected ones, or with ``unlabelled=True`` any volumes.
+
     Raises:
       BadInput: nothing to learn from.
     """
-    if not any(case.positions for case in cases):
+    if not any(case.positions for case in cases if isinstance(case, CorrectedCase)) and not changes.get("unlabelled"):
         raise BadInput(_("There is no corrected slice."), _("Edit or accept some slices of a result first."))
     mode = model.card.inference.get("mode", "grid")
     chosen = {"profile": "corrections", "name": registry.nextVersion(model.name), "mode": mode} | changes
