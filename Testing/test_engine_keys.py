@@ -14,7 +14,7 @@ from DeSAMSegmentLib.engine.runtime import device as devices
 from DeSAMSegmentLib.engine.runtime.features import FeatureStream, slice_key
 from DeSAMSegmentLib.engine.runtime.loading import DeSAM
 from DeSAMSegmentLib.engine.runtime.session import Encoder, Session
-from DeSAMSegmentLib.engine.train.training_set import Augmented, AugmentedStream
+from DeSAMSegmentLib.engine.train.augmentation import Augmented, AugmentedStream
 from DeSAMSegmentLib.errors import BadModelFile
 from DeSAMSegmentLib.model.registry import BACKBONES
 from DeSAMSegmentLib.model.types import Features

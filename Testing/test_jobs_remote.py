@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,20 @@ import loopback
 import numpy as np
 import psutil
 import pytest
-from conftest import blob
+from conftest import blob, write_nifti
+from desam_cli import main, segment
+from desam_cli.remedies import REMEDIES
 from DeSAMSegmentLib import __version__
+from DeSAMSegmentLib.data.reading import read_volume
 from DeSAMSegmentLib.data.volume import Volume
 from DeSAMSegmentLib.engine.events import Event, Finished, SliceDone, Started
 from DeSAMSegmentLib.engine.options import SegmentOptions
 from DeSAMSegmentLib.engine.runtime.session import Session
+from DeSAMSegmentLib.engine.segment.targets import Target
 from DeSAMSegmentLib.errors import BadInput, DeSAMError
 from DeSAMSegmentLib.jobs import protocol
 from DeSAMSegmentLib.jobs.remote import RemoteWorker, host_of
-from DeSAMSegmentLib.jobs.requests import ModelRequest, SegmentRequest
+from DeSAMSegmentLib.jobs.requests import ModelRequest, SegmentFileRequest, SegmentRequest
 from DeSAMSegmentLib.jobs.runner import Runner
 from DeSAMSegmentLib.store.weights import hash_file
 from loopback import HOST, Loopback
@@ -31,6 +37,7 @@ PATCH = """
 import time
 from DeSAMSegmentLib.files import home
 from DeSAMSegmentLib.engine.runtime.session import Session
+from DeSAMSegmentLib.engine.segment.targets import Target
 from standin import stand_in_encoder
 predict = Session.predict
 def begin(session, backbone):
@@ -128,6 +135,67 @@ def test_a_lost_connection_is_said_the_worker_ends_and_the_next_job_connects_ane
     ]
 
 
+def there(source: Path, output: Path, model: str, *more: str) -> list[str]:
+    given = ["--model", model, "--device", f"ssh {HOST}", "--slice-axis", "acquired", *more]
+    return ["segment", str(source), str(output), *given]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two small volumes."""
+    for seed in range(2):
+        write_nifti(tmp_path / "in" / f"blob{seed}.nii.gz", blob(seed=seed)[0])
+    return tmp_path / "in"
+
+
+@needs_sshd
+def test_the_command_line_segments_an_archive_there(way, folder, request_there, quick_encoder, capsys) -> None:
+    out = folder.parent / "out"
+    more = ["--recursive", "--format", "nii.gz", "--slice-range", "0", "1"]
+    assert main(there(folder, out, request_there.model, *more)) == 0
+    assert f"on ssh {HOST}" in capsys.readouterr().out
+    assert main([*there(folder, folder.parent / "here", request_there.model, *more), "--device", "cpu"]) == 0
+    for name in ("blob0.nii.gz", "blob1.nii.gz"):
+        written, local = (read_volume(folder.parent / place / name).array for place in ("out", "here"))
+        assert written.any()
+        assert np.array_equal(written, local)
+
+
+@needs_sshd
+def test_a_volume_whose_connection_is_lost_keeps_its_slices(way, folder, request_there, monkeypatch, capsys) -> None:
+    (way.home / "slow").touch()
+    shown = segment.shown
+
+    @contextmanager
+    def cutting(as_json: bool) -> Iterator[Any]:
+        with shown(as_json) as show:
+
+            def show_and_cut(event: Event) -> None:
+                show(event)
+                if isinstance(event, SliceDone):
+                    way.cut()
+
+            yield show_and_cut
+
+    monkeypatch.setattr(segment, "shown", cutting)
+    out = folder.parent / "out.nii.gz"
+    assert main(there(folder / "blob0.nii.gz", out, request_there.model)) == 2
+    (way.home / "slow").unlink()
+    said = capsys.readouterr()
+    assert re.search(rf"connection to {HOST} was lost .*same command again when {HOST} is there", said.err)
+    assert re.search(r"Stopped: \d of 4 slices are in .*out.nii.gz", said.out.replace("\n", ""))
+    assert read_volume(out).array.any()
+
+
+@needs_sshd
+def test_a_file_of_the_queue_is_segmented_there(way, folder, request_there, runner) -> None:
+    target = Target("blob0", folder / "blob0.nii.gz", folder / "out.seg.nrrd")
+    *_, last = runner.run(SegmentFileRequest(target, request_there.model, request_there.options, f"ssh {HOST}"))
+    assert isinstance(last, Finished)
+    assert last.result == target.path
+    assert read_volume(target.path).array.any()
+
+
 @needs_sshd
 def test_an_unknown_host_key_and_a_refused_key_are_told_apart(way) -> None:
     way.known_hosts.write_text("")
@@ -188,6 +256,23 @@ def test_each_failure_has_a_message_with_a_remedy(errors: str, code: int, words:
     assert caught.value.do
 
 
+@pytest.mark.parametrize(
+    ("output", "errors", "code", "more", "words"),
+    [
+        (b"", "ssh: connect to host far port 22: Connection refused", 255, [], "far cannot be reached"),
+        (b"", "bash: line 1: desam: command not found", 127, ["--recursive"], "no program desam on far"),
+        (protocol.to_line({"ready": {"version": 0, "program": "0.0.9"}}), "", 0, [], "do not understand each other"),
+        (b"", "", 0, ["--no-cache"], "Leave out --no-cache"),
+    ],
+)
+def test_the_command_line_says_it_in_the_same_words(
+    output, errors, code, more, words, saying, folder, untrained_model, capfd
+) -> None:
+    saying(output, errors, code)
+    assert main(there(folder, folder.parent / "out", str(untrained_model), *more)) == 2
+    assert words in capfd.readouterr().err
+
+
 def test_another_protocol_is_refused_before_the_work(saying) -> None:
     saying(protocol.to_line({"ready": {"pid": 1, "version": protocol.VERSION - 1, "program": "0.0.9"}}))
     with pytest.raises(
@@ -217,8 +302,9 @@ def test_devices_of_this_computer_are_no_hosts() -> None:
 
 
 def test_only_segmenting_goes_over_ssh() -> None:
-    with pytest.raises(BadInput, match="Over ssh only volumes that are loaded"):
+    with pytest.raises(BadInput, match="Over ssh volumes are segmented, but nothing is trained") as caught:
         _ = Session(f"ssh {HOST}").chosen_device
+    assert f"`ssh {HOST}`" in caught.value.remedy(REMEDIES)
 
 
 def test_without_an_ssh_client_it_is_named(monkeypatch, tmp_path: Path) -> None:

@@ -17,6 +17,15 @@ from DeSAMSegmentLib.engine.train.run_folder import stored_options
 Chosen = TypeVar("Chosen", bound=Options)
 
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:1|mps", help="What computes.")]
+FarDevice = Annotated[
+    str, typer.Option(metavar="auto|cpu|cuda|cuda:1|mps|'ssh HOST'", help="What computes; HOST as for ssh, with DeSAM.")
+]
+Workers = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Processes on this machine, or jobs of SLURM (needs dask).")
+]
+Scheduler = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="Address of a dask scheduler whose workers do it; or slurm.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per event and line on stdout, nothing else.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Compute all features anew and keep none.")]
 Keep = Annotated[

@@ -17,8 +17,12 @@ REMEDIES = {
     "download-failed": "{first} Without a network: `desam weights add FILE` with a local copy of {file}.",
     "no-model-file": "`desam models list` shows the models there are.",
     "device-missing": "Use --device auto or cpu.",
+    "not-over-ssh": "Run it there: `ssh {host}`, then the same command, with the data in its own folders.",
+    "connection-lost": "Run the same command again when {host} is there; features are kept there. A tree goes on with "
+    "--recursive --resume.",
     "gpu-unsupported": "Install a PyTorch build for this GPU, or use --device cpu.",
     "run-exists": "Resume it (--resume), or choose another folder.",
+    "process-gone": "Go on with --resume, on fewer --devices if it happens again.",
     "no-run": "Start it without --resume.",
     "run-damaged": "The models best.desam and last.desam are whole: start a new run from one of them (--base).",
     "no-highdicom": 'Run `pip install "desam-segment[dicom]"`.',

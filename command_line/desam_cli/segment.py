@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import errno
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from DeSAMSegmentLib.data.feature_cache import FeatureCache
 from DeSAMSegmentLib.engine.events import CaseDone, CaseFailed, Finished, Log, SliceDone
 from DeSAMSegmentLib.engine.options import SegmentOptions
-from DeSAMSegmentLib.engine.segment.files import segment_file
+from DeSAMSegmentLib.engine.segment.files import Segmenting, is_cut_short, segment_file
 from DeSAMSegmentLib.engine.segment.targets import Target, plan
-from DeSAMSegmentLib.errors import BadInput, DiskFull, reason
+from DeSAMSegmentLib.errors import BadInput, DeSAMError, reason
+from DeSAMSegmentLib.store.card import ModelCard
 from DeSAMSegmentLib.store.library import Library
+from DeSAMSegmentLib.store.model_file import read_card
 from DeSAMSegmentLib.store.weights import hash_file
 
 from . import options as shared
 from .archive.archive import Choice, segment_tree
+from .computing import ends_all, segmenter
 from .remedies import REMEDIES
 from .view import Show, shown
 
 if TYPE_CHECKING:
-    from DeSAMSegmentLib.engine.runtime.loading import DeSAM
-    from DeSAMSegmentLib.engine.runtime.session import Session
+    from DeSAMSegmentLib.data.volume import Volume
 
 
 @dataclass(frozen=True)
 class Work:
     """What all volumes of one call share."""
 
-    network: DeSAM
-    session: Session
-    options: SegmentOptions
+    card: ModelCard
+    begin: Callable[[Volume], Segmenting]
     show: Show
     confidence: bool
     model_sha256: str
@@ -92,13 +92,9 @@ def command(
     part: Annotated[
         str, typer.Option(metavar="I/N", help="Only the I-th of N parts, for N processes on one OUTPUT.")
     ] = "",
-    workers: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Processes on this machine, or jobs of SLURM (needs dask).")
-    ] = 0,
-    scheduler: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Address of a dask scheduler whose workers do it; or slurm.")
-    ] = "",
-    device: shared.Device = "auto",
+    workers: shared.Workers = 0,
+    scheduler: shared.Scheduler = "",
+    device: shared.FarDevice = "auto",
     no_cache: shared.NoCache = False,
     json: shared.Json = False,
 ) -> int:
@@ -112,15 +108,10 @@ def command(
     if choice != Choice():
         raise BadInput("An option that is for whole trees was given without --recursive.", "Add --recursive.")
     targets = plan(input, output, format)
-
-    from DeSAMSegmentLib.engine.runtime.session import Session
-
-    session = Session(device, None if no_cache else FeatureCache())
-    network = session.model(model)
-    session.begin_with(network.card)
-    sha256 = hash_file(Library().resolve(model))
+    path = Library().resolve(model)
+    begin = segmenter(path, options, device, not no_cache)
     with shown(json) as show:
-        return _all(Work(network, session, options, show, confidence, sha256, series), targets)
+        return _all(Work(read_card(path), begin, show, confidence, hash_file(path), series), targets)
 
 
 def _all(work: Work, targets: list[Target]) -> int:
@@ -132,10 +123,8 @@ def _all(work: Work, targets: list[Target]) -> int:
     for done, target in enumerate(targets, start=1):
         try:
             summary = _one(work, target)
-        except DiskFull:
-            raise  # the others would meet the same disk
         except Exception as error:  # whatever a library raises: it costs this volume and no other
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            if ends_all(error):
                 raise
             failed += 1
             work.show(CaseFailed(target.name, reason(error, REMEDIES), done, len(targets)))
@@ -146,12 +135,10 @@ def _all(work: Work, targets: list[Target]) -> int:
 
 
 def _one(work: Work, target: Target) -> dict[str, Any]:
-    """Segments one volume and writes it; returns the run's summary. On Ctrl-C the finished slices are written."""
+    """Segments one volume and writes it; returns the run's summary. Cut short, the finished slices are written."""
     done = total = 0
     summary: dict[str, Any] = {}
-    events = segment_file(
-        target, work.network, work.options, work.session, work.confidence, work.series, work.model_sha256
-    )
+    events = segment_file(target, work.card, work.begin, work.confidence, work.series, work.model_sha256)
     try:
         for event in events:
             if isinstance(event, SliceDone):
@@ -159,9 +146,9 @@ def _one(work: Work, target: Target) -> dict[str, Any]:
             elif isinstance(event, Finished):
                 summary = event.summary
             work.show(event)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, DeSAMError) as error:
         events.close()  # where it came while an event was shown
-        if done:
+        if done and is_cut_short(error):
             work.show(Log(f"Stopped: {done} of {total} slices are in {target.path}."))
         raise
     return summary

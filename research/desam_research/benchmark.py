@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,11 @@ KEPT_BYTES = 500e6  # simulated volumes kept in memory between runs
 
 
 def benchmark(
-    labels: dict[int, str], folder: str | Path, options: BenchmarkOptions, cache: FeatureCache | None = None
+    labels: dict[int, str],
+    folder: str | Path,
+    options: BenchmarkOptions,
+    cache: FeatureCache | None = None,
+    ahead: Callable[[Bench, list[Run]], Iterator[Event]] | None = None,
 ) -> Iterator[Event]:
     """Trains and tests every method on every site with every seed, and writes the report.
 
@@ -50,6 +54,7 @@ def benchmark(
     Arguments:
       labels: value -> name of the labels to learn.
       folder: report.md, report.html, scores.csv, plots/, pictures/ and runs/SITE/METHOD/seedN/.
+      ahead: carries runs out elsewhere; what it leaves unfinished is done here.
 
     Yields:
       Started, Progress and Log within a run, CaseDone for each run, Saved for the report, Finished.
@@ -77,8 +82,13 @@ def benchmark(
             raise BadInput(f"No run in {folder} is finished.", "Leave out --report-only to make some.")
     where = devices.describe(session.chosen_device)
     yield Started("benchmark", options.title, len(runs), "run", where)
-    if [run for run in runs if not bench.finished(run)]:  # every folder is looked at before anything is trained
+    unfinished = [
+        run for run in runs if not bench.finished(run)
+    ]  # every folder is looked at before anything is trained
+    if unfinished:
         yield from _readable(options.splits)
+        if ahead:
+            yield from ahead(bench, unfinished)
     for number, run in enumerate(runs, 1):
         for event in bench.execute(run):
             if isinstance(event, list):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,6 +52,8 @@ def command(
     report_only: Annotated[bool, typer.Option("--report-only", help=REPORT_ONLY)] = False,
     keep: shared.Keep = "",
     exclude: shared.Exclude = "",
+    workers: shared.Workers = 0,
+    scheduler: shared.Scheduler = "",
     device: shared.Device = "auto",
     no_cache: shared.NoCache = False,
     json: shared.Json = False,
@@ -80,7 +83,12 @@ def command(
         device=device,
         title=f"{data.name}: {protocol}",
     )
-    follow(benchmark(labels, output, options, None if no_cache else FeatureCache()), json)
+    ahead = None
+    if workers or scheduler:
+        from .shared_out import carried_out
+
+        ahead = partial(carried_out, workers=workers, scheduler=scheduler)
+    follow(benchmark(labels, output, options, None if no_cache else FeatureCache(), ahead), json)
 
 
 def _splits(

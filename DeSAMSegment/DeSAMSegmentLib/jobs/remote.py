@@ -12,19 +12,23 @@ import re
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from .. import __version__
 from ..data.volume import Volume
-from ..engine.events import Event, Finished, Log, Started
+from ..engine.events import Event, Finished, Log, SliceDone, Started
+from ..engine.options import SegmentOptions
+from ..engine.segment.files import segment_file
 from ..errors import BadInput, DeSAMError
 from . import protocol
 from .client import KEPT, NO_WINDOW
-from .requests import ModelRequest, SegmentRequest
+from .requests import ModelRequest, SegmentFileRequest, SegmentRequest
 
 COMMAND = ("desam", "worker")
 OPTIONS = ("-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=5",
@@ -55,7 +59,7 @@ def host_of(device: str) -> str | None:
 
 
 class RemoteWorker:
-    """One connection, kept for many jobs.
+    """One connection, kept for many jobs, and made anew when one finds that it is gone.
 
     Arguments:
       host: as for ssh: ``host``, ``user@host``, or a name in ``~/.ssh/config``.
@@ -69,11 +73,14 @@ class RemoteWorker:
             raise BadInput(f"{host!r} is no name of a computer.", "Use `ssh HOST` or `ssh USER@HOST` as the device.")
         self.host = host
         self._number = 0
+        self._connect()
+
+    def _connect(self) -> None:
         self._errors: deque[str] = deque(maxlen=TELLING)
         pipe = subprocess.PIPE
         try:
             self._process = subprocess.Popen(
-                ["ssh", *OPTIONS, host, *COMMAND],
+                ["ssh", *OPTIONS, self.host, *COMMAND],
                 stdin=pipe, stdout=pipe, stderr=pipe, env=_environment(), creationflags=NO_WINDOW,
             )  # fmt: skip
         except OSError as error:
@@ -83,10 +90,6 @@ class RemoteWorker:
         self._reader.start()
         self._greet()
 
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
     def close(self) -> None:
         """Ends the connection, and with it the worker there."""
         self._process.kill()
@@ -95,12 +98,25 @@ class RemoteWorker:
             if stream is not None:
                 stream.close()
 
-    def events(self, request: SegmentRequest) -> Iterator[Event]:
-        """The events of a job there; closing the generator cancels it.
+    def events(self, request: SegmentRequest | SegmentFileRequest) -> Generator[Event, None, None]:
+        """The events of a job there; closing the generator cancels it. Files are read and written here.
 
         Raises:
           DeSAMError: what the job ends with, or that the connection was lost.
         """
+        from ..store.library import Library
+        from ..store.model_file import read_card
+
+        if self._process.poll() is not None:
+            self.close()
+            self._connect()
+        if isinstance(request, SegmentFileRequest):
+            card = read_card(Library().resolve(request.model))
+            begin = partial(RemoteRun, worker=self, model=request.model, options=request.options)
+            return segment_file(request.target, card, begin)
+        return self._segmented(request)
+
+    def _segmented(self, request: SegmentRequest) -> Generator[Event, None, None]:
         from ..store.library import Library
         from ..store.weights import hash_file
 
@@ -204,7 +220,8 @@ class RemoteWorker:
             what, do = "There is no program desam on {host}.", INSTALL
         else:
             what, do = "DeSAM could not start on {host} ({last}).", "See what `ssh {host} desam` says in a terminal."
-        return BadInput(what.format(host=self.host, last=last), do.format(host=self.host))
+        words = what.format(host=self.host, last=last), do.format(host=self.host)
+        return BadInput(*words, kind="no-connection", host=self.host)
 
     def _lost(self) -> DeSAMError:
         code, _, last = self._ending()
@@ -212,7 +229,23 @@ class RemoteWorker:
             what, do = f"The connection to {self.host} was lost ({last}). {KEPT}", "Try again when it is there."
         else:
             what, do = f"The worker on {self.host} ended unexpectedly ({last}). {KEPT}", "Try again."
-        return DeSAMError(what, do, kind="connection-lost")
+        return DeSAMError(what, do, kind="connection-lost", host=self.host)
+
+
+class RemoteRun:
+    """One volume that is segmented there. ``labels`` (K, J, I) holds the slices that are finished."""
+
+    def __init__(self, volume: Volume, worker: RemoteWorker, model: str, options: SegmentOptions) -> None:
+        self.labels = np.zeros(volume.array.shape, np.uint8)
+        self._events = worker.events(SegmentRequest(volume, model, options))
+
+    def events(self) -> Iterator[Event]:
+        with closing(self._events):
+            for event in self._events:
+                if isinstance(event, SliceDone):
+                    self.labels = self.labels.astype(event.labels.dtype, copy=False)
+                    np.moveaxis(self.labels, event.axis, 0)[event.index] = event.labels
+                yield event
 
 
 def _environment() -> dict[str, str]:

@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +54,12 @@ class SegmentFileRequest:
     device: str = "auto"
 
     def events(self, session: Session) -> Iterator[Event]:
+        from ..engine.segment.segment import Segmentation
+
         network = session.model(self.model)
         session.begin_with(network.card)
-        return segment_file(self.target, network, self.options, session)
+        begin = partial(Segmentation, model=network, options=self.options, session=session)
+        return segment_file(self.target, network.card, begin)
 
 
 @dataclass(frozen=True)

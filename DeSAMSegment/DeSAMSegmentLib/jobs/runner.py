@@ -8,7 +8,7 @@ from typing import Any
 from ..engine.events import Event
 from ..errors import BadInput
 from .remote import RemoteWorker, host_of
-from .requests import Request, SegmentRequest
+from .requests import Request, SegmentFileRequest, SegmentRequest
 
 
 class Runner:
@@ -23,14 +23,14 @@ class Runner:
         if not isinstance(request, Request):
             raise BadInput(f"There is no job of the kind {type(request).__name__}.")
         host = host_of(getattr(request, "device", ""))
-        if host is not None and isinstance(request, SegmentRequest):
+        if host is not None and isinstance(request, SegmentRequest | SegmentFileRequest):
             yield from self._remote_worker(host).events(request)
             return
         yield from request.events(self.session(request.device) if hasattr(request, "device") else None)  # type: ignore[arg-type]
 
     def _remote_worker(self, host: str) -> RemoteWorker:
-        """The connection of all jobs on a computer, made anew when it is gone; choosing another computer ends it."""
-        if self._remote and (self._remote.host != host or not self._remote.alive):
+        """The connection of all jobs on a computer; choosing another computer ends it."""
+        if self._remote and self._remote.host != host:
             self._remote.close()
             self._remote = None
         self._remote = self._remote or RemoteWorker(host)

@@ -5,18 +5,16 @@ Reading the next case, segmenting one and writing the one before overlap: there 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from DeSAMSegmentLib.data.feature_cache import FeatureCache
 from DeSAMSegmentLib.engine.events import (
     CaseDone,
     CaseFailed,
@@ -29,13 +27,14 @@ from DeSAMSegmentLib.engine.events import (
     Started,
 )
 from DeSAMSegmentLib.engine.options import SegmentOptions, resolve
-from DeSAMSegmentLib.engine.segment.files import dicom_segmentation, write_result
-from DeSAMSegmentLib.errors import DeSAMError, DiskFull, reason
+from DeSAMSegmentLib.engine.segment.files import Segmenting, dicom_segmentation, write_result
+from DeSAMSegmentLib.errors import DeSAMError, reason
 from DeSAMSegmentLib.store.card import ModelCard, json_ready, software, utc_now
 from DeSAMSegmentLib.store.library import Library
 from DeSAMSegmentLib.store.model_file import read_card
 from DeSAMSegmentLib.store.weights import hash_file
 
+from ..computing import device_words, ends_all, segmenter
 from ..remedies import REMEDIES
 from ..view import Show, shown
 from .manifest import Manifest, Record, read_manifests
@@ -44,8 +43,6 @@ from .tree import TreeTarget, in_part, plan_tree
 
 if TYPE_CHECKING:
     from DeSAMSegmentLib.data.volume import Volume
-    from DeSAMSegmentLib.engine.runtime.loading import DeSAM
-    from DeSAMSegmentLib.engine.runtime.session import Session
 
 DETACHED = (".nhdr", ".mhd")  # headers: their voxels are in other files
 AGAIN = "Try it again (--resume); if it fails again, report this line."
@@ -69,9 +66,9 @@ class ArchiveJob:
     before: Mapping[str, Record] = field(default_factory=dict)
     threads: int = 0
 
-    def loaded(self) -> tuple[Session, DeSAM]:
-        """A session with the encoder, and the model; once in a process."""
-        return _loaded(self.model, self.device, self.cache, self.threads)
+    def begin(self) -> Callable[[Volume], Segmenting]:
+        """What segments a volume, with encoder and model loaded once in a process."""
+        return _begin(self.model, self.options, self.device, self.cache, self.threads)
 
 
 @dataclass(frozen=True)
@@ -85,17 +82,7 @@ class Outcome:
     finished_before: bool = False
 
 
-@lru_cache(maxsize=1)
-def _loaded(model: Path, device: str, cache: bool, threads: int) -> tuple[Session, DeSAM]:
-    import torch
-    from DeSAMSegmentLib.engine.runtime.session import Session
-
-    if threads:
-        torch.set_num_threads(threads)
-    session = Session(device, FeatureCache() if cache else None)
-    network = session.model(model)
-    session.begin_with(network.card)
-    return session, network
+_begin = lru_cache(maxsize=1)(segmenter)
 
 
 # ---- one case -------------------------------------------------------------------------------------------------------
@@ -123,12 +110,8 @@ def read(case: TreeTarget, job: ArchiveJob) -> tuple[Record, Volume | None]:
 
 def decode(case: TreeTarget, record: Record, volume: Volume, job: ArchiveJob) -> Generator[Event, None, Outcome]:
     """Segments what ``read`` returned; returns the outcome."""
-    from DeSAMSegmentLib.engine.segment.segment import Segmentation
-
-    session, network = job.loaded()
-    session.begin_with(network.card)  # back from the CPU, where an earlier case ran out of memory
     slices: list[SliceDone] = []
-    for event in Segmentation(volume, network, job.options, session).events():
+    for event in job.begin()(volume).events():
         if isinstance(event, SliceDone):
             slices.append(replace(event, points=(), labels=event.labels[:0]))
             yield Progress(case.output, event.done, event.total)
@@ -150,12 +133,12 @@ def decode(case: TreeTarget, record: Record, volume: Volume, job: ArchiveJob) ->
 
 
 def failed(case: TreeTarget, job: ArchiveJob, error: Exception, record: Record | None = None) -> Outcome:
-    """The outcome of a case that an error ended. A full disk ends all: the others would meet the same one.
+    """The outcome of a case that an error ended.
 
     Raises:
-      error: where it is that.
+      error: where the others would meet the same.
     """
-    if isinstance(error, DiskFull) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+    if ends_all(error):
         raise error
     what, do = (error.what, error.remedy(REMEDIES)) if isinstance(error, DeSAMError) else (reason(error), AGAIN)
     return Outcome(case, replace(record or _blank(case, job), error=what, remedy=do))
@@ -263,8 +246,6 @@ def segment_tree(
     as_json: bool,
 ) -> int:
     """Segments the volumes below ``root`` into ``output``; returns the exit code, 1 when a case failed."""
-    from DeSAMSegmentLib.engine.runtime.device import choose, describe
-
     path = Library().resolve(model)
     card = read_card(path)
     resolved = asdict(resolve(card, options)[0])
@@ -285,13 +266,13 @@ def segment_tree(
                 from .. import cluster
 
                 if not choice.scheduler:
-                    job.loaded()  # what is missing here is missing there: one error, not one per case
-                    _loaded.cache_clear()
+                    job.begin()  # what is missing here is missing there: one error, not one per case
+                    _begin.cache_clear()
                 where = cluster.place(choice.workers, choice.scheduler)
                 outcomes = cluster.outcomes(cases, job, choice.workers, choice.scheduler)
             else:
-                job.loaded()
-                where, outcomes = describe(choose(device)), here(cases, job)
+                job.begin()
+                where, outcomes = device_words(device), here(cases, job)
             title = f"{card.title or card.name}, {root.name}" + (f", part {choice.part}" if choice.part else "")
             show(Started("segment", title, len(cases), "case", where))
             archive = Archive(job, card, manifest, len(cases), show)

@@ -20,8 +20,9 @@ def choose(name: str = "auto") -> torch.device:
       BadInput: when the named device is unknown or not present.
     """
     if name.split()[:1] == ["ssh"]:
-        what = "Over ssh only volumes that are loaded in 3D Slicer are segmented, and nothing is trained or evaluated."
-        raise BadInput(what, "Choose a device of this computer, or log in there and work there.")
+        what = "Over ssh volumes are segmented, but nothing is trained or evaluated."
+        do = "Choose a device of this computer, or log in there and work there."
+        raise BadInput(what, do, kind="not-over-ssh", host=name.strip()[4:] or "HOST")
     if name == "auto":
         if torch.cuda.is_available() and _has_kernels(torch.device("cuda")):
             return torch.device("cuda")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ... import __version__
+from ...errors import DeSAMError
 from ...files import probe, write_text
 from ..events import Event, Finished, Log, Saved, SliceDone, Started
-from ..options import SegmentOptions
 from .targets import Target
 
 if TYPE_CHECKING:
@@ -19,41 +19,41 @@ if TYPE_CHECKING:
     from ...data.dicom_seg import DicomSegmentation
     from ...data.volume import Volume
     from ...store.card import ModelCard
-    from ..runtime.loading import DeSAM
-    from ..runtime.session import Session
+
+
+class Segmenting(Protocol):
+    """One volume that is being segmented, here (``Segmentation``) or elsewhere (``jobs.remote.RemoteRun``)."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(K, J, I) label values of the slices that are finished."""
+
+    def events(self) -> Iterator[Event]: ...
 
 
 def segment_file(
-    target: Target,
-    network: DeSAM,
-    options: SegmentOptions,
-    session: Session,
-    confidence: bool = False,
-    series: str = "",
-    sha256: str = "",
-) -> Generator[Event, None, None]:
-    """Reads a volume, segments it and writes the result, within a job that has begun.
-
-    A run that is cut short (closed, or interrupted from the keyboard) writes the slices that are finished.
+    target: Target, card: ModelCard, begin: Callable[[Volume], Segmenting],
+    confidence: bool = False, series: str = "", sha256: str = "",
+) -> Generator[Event, None, None]:  # fmt: skip
+    """Reads a volume, segments it and writes the result; cut short (``is_cut_short``), the slices that are finished.
 
     Arguments:
-      confidence: also write ``NAME.confidence.csv``. series: which one of a DICOM folder. sha256: of the
-        model's file, for a target that is DICOM.
+      card: of the model. begin: starts its run on a volume.
+      confidence: also write ``NAME.confidence.csv``. series: which one of a DICOM folder.
+      sha256: of the model's file, for a target that is DICOM.
 
     Raises:
       DeSAMError: when the volume cannot be read or segmented, or the result not be written.
     """
     from ...data.reading import read_volume
-    from .segment import Segmentation
 
     probe(target.path)
     volume = read_volume(target.source, series)
     if volume.note:
         yield Log(volume.note)
-    like = dicom_segmentation(target, network.card, sha256, series) or volume
-    run = Segmentation(volume, network, options, session)
-    slices: list[SliceDone] = []
-    saved: list[Saved] = []
+    like = dicom_segmentation(target, card, sha256, series) or volume
+    run = begin(volume)
+    slices, saved = list[SliceDone](), list[Saved]()
     try:
         for event in run.events():
             if isinstance(event, SliceDone):
@@ -61,14 +61,20 @@ def segment_file(
             elif isinstance(event, Started):
                 event = replace(event, title=f"{target.name}: {event.title}")
             elif isinstance(event, Finished):
-                saved = write_result(target, like, event.result.labels, network.card, slices if confidence else [])
-                yield from saved
+                yield from (
+                    saved := write_result(target, like, event.result.labels, card, slices if confidence else [])
+                )
                 event = replace(event, result=target.path)
             yield event
-    except (GeneratorExit, KeyboardInterrupt):
-        if slices and not saved:
-            write_result(target, like, run.labels, network.card, slices if confidence else [])
+    except (GeneratorExit, KeyboardInterrupt, DeSAMError) as error:
+        if slices and not saved and is_cut_short(error):
+            write_result(target, like, run.labels, card, slices if confidence else [])
         raise
+
+
+def is_cut_short(error: BaseException) -> bool:
+    """Whether a run was closed, interrupted from the keyboard, or left alone by another computer."""
+    return not isinstance(error, DeSAMError) or error.kind == "connection-lost"
 
 
 def dicom_segmentation(

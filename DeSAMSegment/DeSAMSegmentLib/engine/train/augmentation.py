@@ -12,6 +12,9 @@ library this project uses has, are MONAI's transforms.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,11 @@ from monai.transforms import RandAdjustContrast, RandBiasField, RandGaussianNois
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
+
+from ...data.slices import Slices
+from ..options import TrainOptions
+from ..runtime.features import FeatureStream
+from ..runtime.session import Session
 
 # Part of the seeds; to be raised when what they make changes.
 TRANSFORM_VERSION, STYLE_VERSION = 1, 2
@@ -141,3 +149,58 @@ def _inverted(grey: Tensor, image: np.ndarray) -> Tensor:
     inverted = 1 - grey
     inverted[0][torch.from_numpy(image == 0)] = 0
     return inverted
+
+
+# ---- the versions of a slice ----
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """One augmentation of one slice: its target, and its image where that is not the slice itself."""
+
+    index: int
+    number: int
+    target: np.ndarray
+    image: np.ndarray | None = None
+
+
+class AugmentedStream(FeatureStream):
+    """Features of augmented slices; plain slices share their cache entries with segmenting."""
+
+    def __init__(self, slices: Slices, session: Session, augmented: Sequence[Augmented]) -> None:
+        super().__init__(slices, session)
+        self.augmented = augmented
+
+    def key(self, index: int) -> str:
+        each = self.augmented[index]
+        plain = super().key(each.index)
+        if each.image is None:
+            return plain
+        # the image itself names the augmentation, so no setting that shapes it can be forgotten
+        return f"{plain}.view-{hashlib.sha256(each.image.tobytes()).hexdigest()[:16]}"
+
+    def image(self, index: int) -> np.ndarray:
+        each = self.augmented[index]
+        return super().image(each.index) if each.image is None else each.image
+
+
+def versions_of(slices: Slices, members: np.ndarray, index: int, options: TrainOptions) -> list[Augmented]:
+    """A slice as it is, ``views - 1`` other poses and ``styles`` other styles: functions of seed and slice.
+
+    Arguments:
+      members: memberships of the whole volume, (K, J, I). index: of the slice.
+    """
+    target = slices.label_map(members, index)
+    made = [Augmented(index, 0, target)]
+    image = slices.image(index) if options.views > 1 or options.styles else None
+    for number in range(1, options.views):
+        assert image is not None
+        moved_image, moved_target = transform(image, target, (options.seed, index, number))
+        made.append(Augmented(index, number, moved_target, moved_image))
+    for number in range(options.styles):
+        assert image is not None
+        seed = (options.seed, index, number)
+        turns = quarter_turns(seed, options.turned) if slices.is_turned_anyhow else 0
+        styled = np.rot90(stylise(image, seed), turns).copy()
+        made.append(Augmented(index, len(made), np.rot90(target, turns).copy(), styled))
+    return made

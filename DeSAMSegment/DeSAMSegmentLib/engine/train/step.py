@@ -7,7 +7,7 @@ The decoder itself is ``DeSAM.train_decode``; what a batch holds, ``training_set
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from ..runtime import memory
 from ..runtime.device import GIB, half_type
 from ..runtime.loading import DeSAM
 from ..runtime.session import Session
+from .team import ALONE, Team
 from .training_set import Batch
 
 KEPT_EMBEDDINGS = 1000  # slices whose box embedding is kept, 2 MB each
@@ -43,10 +44,13 @@ class Learner:
     Arguments:
       session: where to compute, and who is told when a batch had to be split.
       stay: whether what is trained is held near where it starts, as strongly as ``options.near_base`` says.
+      team: the processes that take each step together.
     """
 
-    def __init__(self, model: DeSAM, options: TrainOptions, session: Session, stay: bool = False) -> None:
-        self.model, self.options, self.session = model, options, session
+    def __init__(
+        self, model: DeSAM, options: TrainOptions, session: Session, stay: bool = False, team: Team = ALONE
+    ) -> None:
+        self.model, self.options, self.session, self.team = model, options, session, team
         self.labels = model.config.labels
         self.device = device = session.device
         self.amp = options.amp and device.type == "cuda"
@@ -80,23 +84,48 @@ class Learner:
         # drawn once, before anything can run out of memory: a repeated attempt asks at the same points
         prompts = [self._draw(batch.targets, label, rng) for label in range(self.labels)]
 
-        def work(size: int) -> np.ndarray:
-            self.optimizer.zero_grad(set_to_none=True)
-            parts = [slice(first, first + size) for first in range(0, len(batch.targets), size)]
-            shared = self.objective.batch_dice and len(parts) > 1
-            whole = self._batch_sums(batch, prompts, parts) if shared else None
-            numbers = [each for part in parts for each in self._backward(batch, prompts, part, whole)]
-            return torch.stack(numbers).cpu().numpy().astype(float).sum(0)  # asked at once: a GPU waits once
+        own = self.team.share(len(batch.targets))
+        sums = None
+        if self.objective.batch_dice and self.team.size > 1:
+            sums = self.team.sum(self._in_parts(own, lambda parts: self._batch_sums(batch, prompts, parts)))
 
-        planned = min(self.part_size, len(batch.targets))
-        numbers, fitted = memory.with_backoff(work, planned, self.session.log, "training")
-        if fitted < planned:
-            self.part_size = fitted
+        def work(parts: Sequence[slice]) -> Tensor:
+            self.optimizer.zero_grad(set_to_none=True)
+            several = sums is None and self.objective.batch_dice and len(parts) > 1
+            whole = self._batch_sums(batch, prompts, parts) if several else sums
+            numbers = [each for part in parts for each in self._backward(batch, prompts, part, whole)]
+            return torch.stack(numbers or [torch.zeros(4)]).cpu().double().sum(0)  # asked at once: a GPU waits once
+
+        # nothing that other processes wait for is in ``work``: a second attempt would ask them twice
+        losses = self.team.sum(self._in_parts(own, work))
+        self._add_up()
         if self.start:
             self._pull_back()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return numbers
+        return losses.numpy()
+
+    def _in_parts(self, own: slice, work: Callable[[Sequence[slice]], Tensor]) -> Tensor:
+        """What ``work`` makes of slices of a batch, in parts that fit the device."""
+
+        def attempt(size: int) -> Tensor:
+            return work([slice(first, min(first + size, own.stop)) for first in range(own.start, own.stop, size)])
+
+        planned = max(1, min(self.part_size, own.stop - own.start))
+        made, fitted = memory.with_backoff(attempt, planned, self.session.log, "training")
+        if fitted < planned:
+            self.part_size = fitted
+        return made
+
+    def _add_up(self) -> None:
+        """Gives every process of a team the gradients of the whole batch."""
+        if self.team.size == 1:
+            return
+        grads = [torch.zeros_like(each) if each.grad is None else each.grad for each in self.parameters]
+        flat = self.team.sum(torch.cat([grad.flatten() for grad in grads]))
+        parts = flat.split([grad.numel() for grad in grads])
+        for parameter, part in zip(self.parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
 
     def _pull_back(self) -> None:
         """Adds the gradient of the penalty on the distance from the start (L2-SP: Li et al., ICML 2018, equation 2)."""
@@ -147,7 +176,8 @@ class Learner:
         self, batch: Batch, prompts: Sequence[DrawnPrompts], part: slice
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Per label, one after another: predicted IoU (B, 1), logits (B, 1, 256, 256) and target of a part."""
-        features, targets = batch.features[part].to(device=self.device), batch.targets[part]
+        stored = batch.features[slice(part.start - batch.first, part.stop - batch.first)]
+        features, targets = stored.to(device=self.device), batch.targets[part]
         unknown = ignored(targets)
         blind = send(torch.from_numpy(unknown), self.device)[:, None] if unknown.any() else None
         embedding = None

@@ -7,8 +7,8 @@ epoch only moves features from the cache through PRIM and PDMM. One step of it i
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,11 @@ from .initial_model import base_model, chosen_labels, in_base_order, initial_mod
 from .run_folder import RunFolder, TrainingState, metrics_row
 from .schedule import Schedule, validation_interval
 from .step import Learner
-from .training_set import TrainingSet, common_spec
-from .validation import HeldOut, ValidationScore, hold_out, not_worse, validate
+from .team import ALONE, Team
+from .training_set import Share, TrainingSet, common_spec
+from .validation import HeldOut, ValidationScore, encode_held_out, hold_out, not_worse, validate
+
+Ahead = Callable[[Sequence[Share], FeatureCache], Iterator[Event]]
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,8 @@ def train(
     options: TrainOptions | None = None,
     session: Session | None = None,
     *,
-    replay: Sequence[Case] = (),
-    resume: bool = False,
-) -> Iterator[Event]:
+    replay: Sequence[Case] = (), resume: bool = False, ahead: Ahead | None = None, team: Team = ALONE,
+) -> Iterator[Event]:  # fmt: skip
     """Fine-tunes a decoder per label on ``cases``. A slice that is ``ignore`` all over is not learnt from.
 
     Arguments:
@@ -69,10 +71,10 @@ def train(
       session: device, cache and what is loaded already; without a cache, one is used that is deleted afterwards.
       replay: labelled cases of earlier data, mixed in so that the base model does not forget them.
       resume: continue the run in ``folder`` after its last finished epoch, if any, bit for bit on the CPU.
+      ahead: computes features into the cache, elsewhere; the rest is computed here. team: as in ``several.train_on``.
 
     Yields:
-      Started, Progress within an epoch, EpochDone, Saved for each new best model, Finished with a TrainResult.
-      Closing the generator keeps the best model so far.
+      Started, Progress, EpochDone, Saved for each new best model, Finished with a TrainResult. Closing keeps the best.
 
     Raises:
       BadInput: for options, cases or labels that cannot be used; the text says what to do.
@@ -88,34 +90,34 @@ def train(
             session.cache = FeatureCache(scratch / "features")
             held.callback(setattr, session, "cache", None)
         probe(files.path / "metrics.csv")
-        held.enter_context(files.locked())
-        base = base_model(options, session, files, resume)
-        if base is not None:
+        held.enter_context(files.locked() if team.rank == 0 else nullcontext())
+        if (base := base_model(options, session, files, resume)) is not None:
             chosen = in_base_order(chosen, base.card, options)
-        yield from _Training(cases, chosen, files, options, session, scratch, resume, replay).events(held, base)
+        run = _Training(cases, chosen, files, options, session, scratch, resume, replay, ahead, team)
+        yield from run.events(held, base)
 
 
+@dataclass
 class _Training:
     """One run: cases, labels, options, and the folder it lives in."""
 
-    def __init__(
-        self,
-        cases: Sequence[Case],
-        labels: list[LabelInfo],
-        folder: RunFolder,
-        options: TrainOptions,
-        session: Session,
-        scratch: Path,
-        resume: bool,
-        replay: Sequence[Case],
-    ) -> None:
-        self.cases, self.labels, self.folder = cases, labels, folder
-        self.replay = [replace(case, name=f"{case.name} (replayed)") for case in replay]
-        self.options, self.session, self.resume = options, session, resume
+    cases: Sequence[Case]
+    labels: list[LabelInfo]
+    folder: RunFolder
+    options: TrainOptions
+    session: Session
+    scratch: Path
+    resume: bool
+    replay: Sequence[Case]
+    ahead: Ahead | None
+    team: Team
+
+    def __post_init__(self) -> None:
+        self.replay = [replace(case, name=f"{case.name} (replayed)") for case in self.replay]
         self.confidence: dict[str, list[float]] = {}  # of the latest validation
         self.adaptation: dict[str, Any] = {}  # of unlabelled cases: slices, those that teach, confidence
-        matcher = Matcher([label.name for label in labels], [label.value for label in labels])
-        self.store = CaseStore(matcher, scratch / "cases")
+        matcher = Matcher([label.name for label in self.labels], [label.value for label in self.labels])
+        self.store = CaseStore(matcher, self.scratch / "cases")
 
     # ---- the run, top to bottom -----------------------------------------------------------------------------------
 
@@ -131,10 +133,11 @@ class _Training:
 
         # epochs, until they are enough
         model = initial_model(base, options, len(self.labels)).to(session.device)
-        learner = Learner(model, options, session, stay=not self.replay)
+        learner = Learner(model, options, session, stay=not self.replay, team=self.team)
         if self.resume and self.folder.state.exists():
             state = self.folder.restore(learner)
-            self.folder.write_metrics(state.history)  # a kill after the last epoch's state left them short
+            if self.team.rank == 0:
+                self.folder.write_metrics(state.history)  # a kill after the last epoch's state left them short
             yield Log(f"Resuming after epoch {state.epoch}.")
         self.schedule = Schedule(options, validation_interval(held_out, data))
         begun = time.perf_counter() - (state.seconds or state.prepared)  # features are part of the time
@@ -165,13 +168,14 @@ class _Training:
                 raise BadInput("An adaptation cannot be resumed: its model has changed since.", "Begin it anew.")
             cases, self.adaptation = yield from pseudo_labels.taught(self.cases, base, self.session)
         spec = self.spec = self._slice_spec(cases)
-        self.folder.begin(self._config(), self.resume)
+        if self.team.rank == 0:
+            self.folder.begin(self._config(), self.resume)
         training, held_out, excluded = hold_out(cases, self.store, spec, options)
         self.held_out = {each.name: None if each.positions is None else sorted(each.positions) for each in held_out}
         for old, new in zip(self.base.labels if self.base else self.labels, self.labels, strict=True):
             if old.name != new.name:
                 yield Log(f"The label {new.name} goes on from {old.name} of the base model.", "warning")
-        data = TrainingSet(training, self.store, spec, self.options, self.session, excluded, self.replay)
+        data = TrainingSet(training, self.store, spec, self.options, self.session, excluded, self.replay, self.team)
         return data, held_out
 
     def _features(self, data: TrainingSet, held_out: list[HeldOut], held: ExitStack) -> Iterator[Event]:
@@ -184,15 +188,26 @@ class _Training:
         said = held.enter_context(cache.holding(images, stored_bytes(BACKBONES[self.options.backbone], cache.codec)))
         if said:
             yield Log(said)
+        if self.ahead:
+            yield from self.ahead(data.shares(), cache)
         yield from data.prepare()
+        if self.team.size > 1:  # alone, validation computes them itself
+            yield from encode_held_out(held_out, self.spec, self.session, self.team)
 
     def _epoch(
         self, learner: Learner, data: TrainingSet, held_out: list[HeldOut], state: TrainingState, begun: float
     ) -> Iterator[Event]:
         start = time.perf_counter()
-        number = state.epoch + 1
-        sums = np.zeros(4)
-        slices = 0
+        losses, rate = yield from self._learnt(learner, data, state)
+        if self.team.rank == 0:
+            yield from self._concluded(learner, held_out, state, (begun, start), losses, rate)
+        vars(state).update(self.team.shared(vars(state)))
+
+    def _learnt(
+        self, learner: Learner, data: TrainingSet, state: TrainingState
+    ) -> Generator[Event, None, tuple[list[float], float]]:
+        """Takes the steps of the next epoch; returns its four losses and the last learning rate."""
+        number, sums, slices = state.epoch + 1, np.zeros(4), 0
         rng = np.random.default_rng([self.options.seed, number, 1])  # prompts; the order of slices has its own
         batches = data.epoch(number)
         learner.model.train()
@@ -204,6 +219,14 @@ class _Training:
             yield Progress(f"Epoch {number} of {state.epochs}", done, len(batches))
             yield from self.session.logged()
         learner.model.eval()
+        return (sums / slices).tolist(), rate
+
+    def _concluded(
+        self, learner: Learner, held_out: list[HeldOut], state: TrainingState, times: tuple[float, float],
+        losses: list[float], rate: float,
+    ) -> Iterator[Event]:  # fmt: skip
+        """Validates and writes an epoch whose steps are taken; ``times``: when the run and the epoch began."""
+        number, (begun, start) = state.epoch + 1, times
         late = self.schedule.late(time.perf_counter() - begun)
         due = held_out and self.schedule.validates(number, late, state)
         score = (yield from self._validated(learner, held_out, number, state)) if due else None
@@ -211,10 +234,9 @@ class _Training:
         late = late or (score is not None and self.schedule.late(state.seconds))
         for text in self.schedule.fit_into_minutes(state, late):
             self.session.log(text)
-        loss, dice, ce, iou = (float(value) for value in sums / slices)
         better = self._is_kept(score, number, state)
         event = EpochDone(
-            number, state.epochs, loss, {"dice": dice, "ce": ce, "iou": iou}, rate,
+            number, state.epochs, losses[0], dict(zip(("dice", "ce", "iou"), losses[1:], strict=True)), rate,
             score.dice if score else None, better, time.perf_counter() - start,
         )  # fmt: skip
         if better:

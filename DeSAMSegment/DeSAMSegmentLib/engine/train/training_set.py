@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...data.cases import Case, CaseStore, known_slices, labelled_slices
-from ...data.labels import drawn, has, listed
+from ...data.labels import Matcher, drawn, has, listed
 from ...data.slices import ACQUIRED, Slices, SliceSpec
 from ...data.volume import Volume
 from ...errors import BadDataset, BadInput, BadLabels
+from ...files import scratch_folder
 from ...model.postprocess import largest_share
 from ...model.types import Features
 from ..events import Event, Log, Progress
 from ..options import TrainOptions
-from ..runtime.features import FeatureStream, to_features
+from ..runtime.features import to_features
 from ..runtime.session import Session
-from .augmentation import quarter_turns, stylise, transform
+from .augmentation import AugmentedStream, versions_of
+from .team import ALONE, Team
 
 WHOLE = 0.98  # of a label's voxels in its largest part: it is one part, but for what a hand leaves behind
 VISITS = 24  # slices of an epoch of corrections, at least: fewer are shown again
@@ -45,11 +46,15 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Features (B) on the device, targets (B, 256, 256) memberships, and the cache keys that name the B slices."""
+    """Features on the device, targets (B, 256, 256) memberships, and the cache keys that name the B slices.
+
+    The features are those of this process's share (``Team.share``), the first of which is number ``first`` of the B.
+    """
 
     features: Features
     targets: np.ndarray
     keys: tuple[str, ...] = ()
+    first: int = 0
 
 
 def common_spec(volumes: Sequence[Volume], options: TrainOptions) -> SliceSpec:
@@ -67,33 +72,24 @@ def common_spec(volumes: Sequence[Volume], options: TrainOptions) -> SliceSpec:
 
 
 @dataclass(frozen=True)
-class Augmented:
-    """One augmentation of one slice: its target, and its image where that is not the slice itself."""
+class Share:
+    """A case of a training set, for another process that shares the cache: what its features depend on."""
 
-    index: int
-    number: int
-    target: np.ndarray
-    image: np.ndarray | None = None
+    case: Case
+    matcher: Matcher
+    spec: SliceSpec
+    options: TrainOptions
+    slices: list[int]
+    visited: set[tuple[int, int]]
 
-
-class AugmentedStream(FeatureStream):
-    """Features of augmented slices; plain slices share their cache entries with segmenting."""
-
-    def __init__(self, slices: Slices, session: Session, augmented: Sequence[Augmented]) -> None:
-        super().__init__(slices, session)
-        self.augmented = augmented
-
-    def key(self, index: int) -> str:
-        each = self.augmented[index]
-        plain = super().key(each.index)
-        if each.image is None:
-            return plain
-        # the image itself names the augmentation, so no setting that shapes it can be forgotten
-        return f"{plain}.view-{hashlib.sha256(each.image.tobytes()).hexdigest()[:16]}"
-
-    def image(self, index: int) -> np.ndarray:
-        each = self.augmented[index]
-        return super().image(each.index) if each.image is None else each.image
+    def encode(self, session: Session) -> None:
+        """Computes what the cache lacks."""
+        session.begin(self.options.backbone)
+        with scratch_folder("encoding") as scratch:
+            data = TrainingSet([self.case], CaseStore(self.matcher, scratch), self.spec, self.options, session)
+            data.slices, data.visited = [(0, index) for index in self.slices], self.visited
+            for _ in data.prepare():
+                pass
 
 
 class TrainingSet:
@@ -105,6 +101,7 @@ class TrainingSet:
       session: encodes what its cache lacks; it must have a cache.
       excluded: per case name, positions along the slice axis that are held out for validation.
       replayed: cases of earlier data, mixed in so that they make up ``options.replay_share`` of an epoch.
+      team: shares the encoding, and the slices of each batch.
     """
 
     def __init__(
@@ -116,8 +113,10 @@ class TrainingSet:
         session: Session,
         excluded: dict[str, set[int]] | None = None,
         replayed: Sequence[Case] = (),
+        team: Team = ALONE,
     ) -> None:
         assert session.cache is not None
+        self.team = team
         self.cases, self.store, self.spec, self.options = [*cases, *replayed], store, spec, options
         self.own = len(cases)  # those that are not replayed come first
         self.session, self.cache = session, session.cache
@@ -170,24 +169,46 @@ class TrainingSet:
         """Computes the features that the cache lacks, of what the epochs will draw, saying how far it is."""
         if not self.slices:
             yield from self.survey()
+        made = []
+        for number in range(len(self.cases)):
+            made.append((yield from self._encoded(number)))
         self.examples = []
-        for number, case in enumerate(self.cases):
-            slices, members = self._opened(number)
-            indices = [index for owner, index in self.slices if owner == number]
-            made = [self._augmented(slices, members, index) for index in indices]
-            first = len(self.examples)
-            drawn = [(i, each.number) for i, versions in enumerate(made, first) for each in versions]
-            drawn = [visit for visit in drawn if visit in self.visited]
-            stream = AugmentedStream(slices, self.session, [made[i - first][version] for i, version in drawn])
-            keys: dict[tuple[int, int], str] = {}
-            text = f"Features of {case.name} ({number + 1} of {len(self.cases)})"
-            for done, (position, key) in enumerate(stream.fill(range(len(drawn))), 1):
-                keys[drawn[position]] = key
-                yield Progress(text, done, len(drawn))
-            for i, versions in enumerate(made, first):
-                named = tuple(keys.get((i, each.number)) for each in versions)
-                self.examples.append(Example(case.name, named, tuple(each.target for each in versions)))
+        for of_case in made:  # the cache is where a team's processes meet; what is there, they tell each other
+            whole = {i: each for rank in range(self.team.size) for i, each in self.team.shared(of_case, rank).items()}
+            self.examples += [whole[i] for i in sorted(whole)]
         self._open = None
+
+    def shares(self) -> list[Share]:
+        """The cases, each for a process of its own."""
+        shares = []
+        for number, case in enumerate(self.cases):
+            own = {i: place for place, i in enumerate(i for i, (owner, _) in enumerate(self.slices) if owner == number)}
+            visited = {(own[i], version) for i, version in self.visited if i in own}
+            slices = [self.slices[i][1] for i in own]
+            shares.append(Share(case, self.store.matcher, self.spec, self.options, slices, visited))
+        return shares
+
+    def _encoded(self, number: int) -> Generator[Event, None, dict[int, Example]]:
+        """This process's share of the slices of a case, with features in the cache where an epoch draws them."""
+        slices, members = self._opened(number)
+        every = [
+            i for i, (case, _) in enumerate(self.slices) if case == number and i % self.team.size == self.team.rank
+        ]
+        made = [versions_of(slices, members, self.slices[i][1], self.options) for i in every]
+        drawn = [(i, each) for i, versions in zip(every, made, strict=True) for each in versions]
+        drawn = [(i, each) for i, each in drawn if (i, each.number) in self.visited]
+        stream = AugmentedStream(slices, self.session, [each for _, each in drawn])
+        keys: dict[tuple[int, int], str] = {}
+        text = f"Features of {self.cases[number].name} ({number + 1} of {len(self.cases)})"
+        for done, (position, key) in enumerate(stream.fill(range(len(drawn))), 1):
+            i, each = drawn[position]
+            keys[i, each.number] = key
+            yield Progress(text, done, len(drawn))
+        examples = {}
+        for i, versions in zip(every, made, strict=True):
+            named = tuple(keys.get((i, each.number)) for each in versions)
+            examples[i] = Example(self.cases[number].name, named, tuple(each.target for each in versions))
+        return examples
 
     def _opened(self, number: int) -> tuple[Slices, np.ndarray]:
         """The slices of a case and its memberships; the last one asked for is kept."""
@@ -204,23 +225,6 @@ class TrainingSet:
             if len(visited) == len(self.slices) * (self.options.views + self.options.styles):
                 break
         return visited
-
-    def _augmented(self, slices: Slices, members: np.ndarray, index: int) -> list[Augmented]:
-        """The slice as it is, ``views - 1`` other poses and ``styles`` other styles: functions of seed and slice."""
-        target = slices.label_map(members, index)
-        made = [Augmented(index, 0, target)]
-        image = slices.image(index) if self.options.views > 1 or self.options.styles else None
-        for number in range(1, self.options.views):
-            assert image is not None
-            moved_image, moved_target = transform(image, target, (self.options.seed, index, number))
-            made.append(Augmented(index, number, moved_target, moved_image))
-        for number in range(self.options.styles):
-            assert image is not None
-            seed = (self.options.seed, index, number)
-            turns = quarter_turns(seed, self.options.turned) if slices.is_turned_anyhow else 0
-            styled = np.rot90(stylise(image, seed), turns).copy()
-            made.append(Augmented(index, len(made), np.rot90(target, turns).copy(), styled))
-        return made
 
     def _chosen(self, case: Case, slices: Slices, members: np.ndarray) -> list[int]:
         """Slice numbers that carry ground truth: the drawn ones of a partly labelled case, else all but the ignored."""
@@ -309,18 +313,19 @@ class TrainingSet:
     def _load(self, visits: list[tuple[int, int]]) -> Batch:
         device = self.session.device  # computing features again can run out of memory and move it
         parts: list[Features] = []
-        keys: list[str] = []
-        for number, version in visits:
-            key = self.examples[number].keys[version]
+        keys = [self.examples[number].keys[version] or "" for number, version in visits]
+        own = self.team.share(len(visits))
+        for place in range(*own.indices(len(visits))) or [0]:  # of a batch too small for all, one that is not asked for
+            number, version = visits[place]
+            key = keys[place]
             stored = self.cache.get(key) if key else None
-            if key is None or stored is None:
-                key, features = self._again(number, version)
+            if stored is None:
+                keys[place], features = self._again(number, version)
             else:
                 features = to_features(stored, device)
             parts.append(features.to(device=device))
-            keys.append(key)
         targets = np.stack([self.examples[number].targets[version] for number, version in visits])
-        return Batch(Features.cat(parts), targets, tuple(keys))
+        return Batch(Features.cat(parts), targets, tuple(keys), own.start)
 
     def _again(self, number: int, version: int) -> tuple[str, Features]:
         """Key and features of an augmented slice that another process, or a full disk, took from the cache."""
@@ -330,7 +335,7 @@ class TrainingSet:
         example = self.examples[number]
         case, index = self.slices[number]
         slices, members = self._opened(case)
-        stream = AugmentedStream(slices, self.session, [self._augmented(slices, members, index)[version]])
+        stream = AugmentedStream(slices, self.session, [versions_of(slices, members, index, self.options)[version]])
         ((_, features),) = stream.iterate([0])
         keys = (*example.keys[:version], stream.keys[0], *example.keys[version + 1 :])
         self.examples[number] = replace(example, keys=keys)

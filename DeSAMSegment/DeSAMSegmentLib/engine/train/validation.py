@@ -13,10 +13,12 @@ from ...data.slices import Slices, SliceSpec
 from ...data.volume import Volume
 from ..events import Event, Finished, Log, Progress
 from ..options import SegmentOptions, TrainOptions
+from ..runtime.features import FeatureStream
 from ..runtime.loading import DeSAM
 from ..runtime.session import Session
 from ..segment.confidence import Calibration
 from ..segment.segment import Segmentation, SegmentResult
+from .team import Team
 
 FEWEST_CASES = 4  # with fewer, slices are held out instead of patients
 
@@ -92,6 +94,16 @@ def _whole(case: Case, store: CaseStore, spec: SliceSpec, options: TrainOptions)
         labelled = frozenset(labelled_slices(members, slices.axis).tolist())
         return HeldOut(case.name, volume, members, labelled, len(labelled))
     return HeldOut(case.name, volume, members, None, len(slices))
+
+
+def encode_held_out(held_out: Sequence[HeldOut], spec: SliceSpec, session: Session, team: Team) -> Iterator[Event]:
+    """Computes this process's share of the features that validation will ask the cache for."""
+    for case in held_out:
+        slices = Slices(case.volume, spec)
+        every = [i for i in range(len(slices)) if case.positions is None or slices.index(i) in case.positions]
+        own = [i for i in every[team.rank :: team.size] if not slices.is_blank(i)]
+        for done, _ in enumerate(FeatureStream(slices, session).fill(own), 1):
+            yield Progress(f"Features of {case.name}", done, len(own))
 
 
 def validate(

@@ -30,7 +30,10 @@ from ..models.registry import RegisteredModel
 from ..scene.sequences import FrameSequence
 from .run import SegmentRun
 
-DIED = ("worker-killed", "worker-lost", "worker-crashed", "worker-ended", "worker-no-answer")  # worth a second try
+DIED = (  # worth a second try
+    *("worker-killed", "worker-lost", "worker-crashed", "worker-ended", "worker-no-answer"),
+    "connection-lost",
+)
 
 
 class FileRun(SegmentRun):
