@@ -1,6 +1,6 @@
 """A tree of volumes in one call, against one call per volume: time, memory, and what a kill costs.
 
-    python benchmarks/archive.py [--cases 16] [--output benchmarks/results/archive.md]
+    python benchmarks/archive.py [--cases 16] [--only calls kills dicom] [--output benchmarks/results/archive.md]
 
 The model is an untrained U-Net without an encoder, so that what is measured is mostly everything else: starting,
 reading, writing, the manifest, sharing the work. Every line begins with an empty folder, but for the resumed ones.
@@ -17,11 +17,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import psutil
 
+SECTIONS = {"calls": "## Calls", "kills": "## 200 small volumes under kill -9", "dicom": "## A DICOM tree"}
 SHAPE = (20, 256, 256)  # K, J, I of each volume
 ONE_CALL_EACH = 4  # volumes that the baseline is timed on: its time is a multiple of one volume's
 ABOUT = (
@@ -62,7 +64,7 @@ def make_tree(root: Path, cases: int) -> list[Path]:
     return paths
 
 
-def start(source: Path, out: Path, model: Path, *options: str) -> psutil.Popen:
+def start(source: Path, out: Path, *options: str, model: Path) -> psutil.Popen:
     """A call of ``desam segment``."""
     command = [sys.executable, "-m", "desam_cli", "segment", str(source), str(out), "-m", str(model), "--no-cache"]
     return psutil.Popen([*command, "--device", "cpu", *options], stdout=subprocess.DEVNULL)
@@ -96,16 +98,16 @@ def again(out: Path) -> int:
 
 
 def kill_half_way(root: Path, out: Path, model: Path, cases: int) -> None:
-    process = start(root, out, model, "--recursive")
+    process = start(root, out, "--recursive", model=model)
     while process.poll() is None and len(list(out.rglob("*.seg.nrrd"))) < cases // 2:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
     process.wait()
 
 
-def rows(folder: Path, cases: int) -> list[str]:
-    """The table."""
-    model, paths = make_model(folder / "quick.desam"), make_tree(folder / "in", cases)
+def calls(folder: Path, model: Path, cases: int) -> list[str]:
+    """The section of one call each, one for all, parts and workers."""
+    paths = make_tree(folder / "in", cases)
     root, lines = folder / "in", list[str]()
 
     def line(name: str, seconds: float, memory: int, out: Path | None = None) -> None:
@@ -115,13 +117,15 @@ def rows(folder: Path, cases: int) -> list[str]:
 
     def timed(name: str, out: Path, *calls: tuple[str, ...]) -> None:
         begun = time.perf_counter()
-        memory = watch(*(start(root, out, model, "--recursive", *options) for options in calls))
+        memory = watch(*(start(root, out, "--recursive", *options, model=model) for options in calls))
         written = len(list(out.rglob("*.seg.nrrd")))
         assert written == cases, f"{written} of {cases} written"
         line(name, time.perf_counter() - begun, memory, out)
 
     begun = time.perf_counter()
-    memory = max(watch(start(path, folder / "one" / f"{path.name}.seg.nrrd", model)) for path in paths[:ONE_CALL_EACH])
+    memory = max(
+        watch(start(path, folder / "one" / f"{path.name}.seg.nrrd", model=model)) for path in paths[:ONE_CALL_EACH]
+    )
     each = (time.perf_counter() - begun) * cases / ONE_CALL_EACH
     line(f"one for each volume ({ONE_CALL_EACH} timed)", each, memory)
     timed("`--recursive`", folder / "all", ())
@@ -130,24 +134,38 @@ def rows(folder: Path, cases: int) -> list[str]:
     timed("`--workers 2`", folder / "dask", ("--workers", "2"))
     kill_half_way(root, folder / "killed", model, cases)
     timed("`--resume` after a SIGKILL at half", folder / "killed", ("--resume",))
-    return lines
+    about = f"{cases} volumes of {' x '.join(map(str, SHAPE[::-1]))}. {ABOUT}"
+    return [about, "", "| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|", *lines]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=16)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "archive.md")
-    arguments = parser.parse_args()
+    import archive_trials
     from DeSAMSegmentLib.files import write_text
 
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    with tempfile.TemporaryDirectory() as name:
-        table = rows(Path(name), arguments.cases)
-    shape = " x ".join(map(str, SHAPE[::-1]))
-    about = f"{arguments.cases} volumes of {shape}, {os.cpu_count()} cores, load before the start {load:.1f}."
-    text = ["# A whole archive", "", f"    python benchmarks/archive.py --cases {arguments.cases}", "", about, ABOUT]
-    text += ["", "| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|", *table]
-    write_text(arguments.output, "\n".join(text) + "\n")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=16, help="of the calls; the kills take 200 small ones")
+    parser.add_argument(
+        "--only", nargs="+", default=list(SECTIONS), choices=SECTIONS, help="the other sections stay as they are"
+    )
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "archive.md")
+    arguments = parser.parse_args()
+    text = arguments.output.read_text() if arguments.output.exists() else ""
+    before = [f"## {section}" for section in text.split("\n## ")[1:]]
+    found = {part: each for part, title in SECTIONS.items() for each in before if each.startswith(title)}
+    for part in arguments.only:
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            model = make_model(folder / "quick.desam")
+            begin = partial(start, model=model)
+            if part == "calls":
+                lines = calls(folder, model, arguments.cases)
+            else:
+                lines = (archive_trials.under_kills if part == "kills" else archive_trials.dicom_tree)(folder, begin)
+        about = f"{os.cpu_count()} cores, load before the start {load:.1f}."
+        found[part] = "\n".join([SECTIONS[part], "", about, *lines]) + "\n"
+    head = "# A whole archive\n\n    python benchmarks/archive.py\n\n"
+    write_text(arguments.output, head + "\n".join(found[part] for part in SECTIONS if part in found))
 
 
 if __name__ == "__main__":
