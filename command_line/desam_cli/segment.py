@@ -19,7 +19,7 @@ from DeSAMSegmentLib.store.model_file import read_card
 from DeSAMSegmentLib.store.weights import hash_file
 
 from . import options as shared
-from .archive.archive import Choice, segment_tree
+from .archive.archive import Choice, archive_job, segment_tree
 from .computing import ends_all, segmenter
 from .remedies import REMEDIES
 from .view import Show, shown
@@ -104,7 +104,8 @@ def command(
     if recursive:
         if series:
             raise BadInput("--series names one series of a folder.", "Choose those of a tree with --description.")
-        return segment_tree(input, output, model, options, choice, format, confidence, device, not no_cache, json)
+        job = archive_job(model, options, format, confidence, device, not no_cache)
+        return segment_tree(input, output, job, choice, json)
     if choice != Choice():
         raise BadInput("An option that is for whole trees was given without --recursive.", "Add --recursive.")
     targets = plan(input, output, format)

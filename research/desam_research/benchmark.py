@@ -37,6 +37,7 @@ from .report import Material, write_benchmark
 from .scores import mean
 
 KEPT_BYTES = 500e6  # simulated volumes kept in memory between runs
+Ahead = Callable[["Bench", list[Run]], Iterator[Event]]  # carries runs out elsewhere
 
 
 def benchmark(
@@ -44,7 +45,7 @@ def benchmark(
     folder: str | Path,
     options: BenchmarkOptions,
     cache: FeatureCache | None = None,
-    ahead: Callable[[Bench, list[Run]], Iterator[Event]] | None = None,
+    ahead: Ahead | None = None,
 ) -> Iterator[Event]:
     """Trains and tests every method on every site with every seed, and writes the report.
 
@@ -56,9 +57,6 @@ def benchmark(
       folder: report.md, report.html, scores.csv, plots/, pictures/ and runs/SITE/METHOD/seedN/.
       ahead: carries runs out elsewhere; what it leaves unfinished is done here.
 
-    Yields:
-      Started, Progress and Log within a run, CaseDone for each run, Saved for the report, Finished.
-
     Raises:
       BadInput: for options that make no sense, or a run folder that was made with others.
     """
@@ -67,13 +65,7 @@ def benchmark(
     options = replace(options, seeds=list(dict.fromkeys(options.seeds)))
     session = Session(options.device, cache or FeatureCache(folder / "features"))
     bench = Bench(default_labels(labels), options, session)
-    runs = [
-        Run(folder, method, split.source, seed)
-        for seed in options.seeds  # seed by seed: a stopped benchmark has whole tables
-        for split in options.splits
-        for method in options.methods
-        if method.trained or seed == options.seeds[0]
-    ]
+    runs = _runs(folder, options)
     if options.report_only:
         runs = [run for run in runs if bench.finished(run)]
         done = {run.method.id for run in runs}
@@ -82,11 +74,34 @@ def benchmark(
             raise BadInput(f"No run in {folder} is finished.", "Leave out --report-only to make some.")
     where = devices.describe(session.chosen_device)
     yield Started("benchmark", options.title, len(runs), "run", where)
-    unfinished = [
-        run for run in runs if not bench.finished(run)
-    ]  # every folder is looked at before anything is trained
+    yield from _carried_out(bench, runs, ahead)
+    seconds = time.perf_counter() - begun
+    paths = [run.scores_path(points) for run in runs for points in options.grids(run.method)]
+    scores = [score for path in paths for score in read_scores(path)]
+    write_scores(folder / "scores.csv", scores, of_runs=True)
+    yield Saved(folder / "scores.csv", "report")
+    setup = _setup(options, bench.names, where, seconds, len(runs))
+    yield from (
+        Saved(path, "report") for path in write_benchmark(Material(folder, options, bench.names, scores, setup))
+    )
+    yield Finished("benchmark", time.perf_counter() - begun, scores, {})
+
+
+def _runs(folder: Path, options: BenchmarkOptions) -> list[Run]:
+    return [
+        Run(folder, method, split.source, seed)
+        for seed in options.seeds  # seed by seed: a stopped benchmark has whole tables
+        for split in options.splits
+        for method in options.methods
+        if method.trained or seed == options.seeds[0]
+    ]
+
+
+def _carried_out(bench: Bench, runs: list[Run], ahead: Ahead | None) -> Iterator[Event]:
+    """Every run that is not finished."""
+    unfinished = [run for run in runs if not bench.finished(run)]  # all folders are looked at before any training
     if unfinished:
-        yield from _readable(options.splits)
+        yield from _readable(bench.options.splits)
         if ahead:
             yield from ahead(bench, unfinished)
     for number, run in enumerate(runs, 1):
@@ -95,15 +110,6 @@ def benchmark(
                 yield CaseDone(run.name, run.source, _means(event), number, len(runs))
             else:
                 yield event
-    seconds = time.perf_counter() - begun
-    paths = [run.scores_path(points) for run in runs for points in options.grids(run.method)]
-    scores = [score for path in paths for score in read_scores(path)]
-    write_scores(folder / "scores.csv", scores, of_runs=True)
-    yield Saved(folder / "scores.csv", "report")
-    setup = _setup(options, bench.names, where, seconds, len(runs))
-    for path in write_benchmark(Material(folder, options, bench.names, scores, setup)):
-        yield Saved(path, "report")
-    yield Finished("benchmark", time.perf_counter() - begun, scores, {})
 
 
 def _readable(splits: Sequence[Split]) -> Iterator[Event]:

@@ -21,6 +21,7 @@ from .methods import METHODS, POINTS_CURVE, PROTOCOLS, TABLES, chosen_methods
 if TYPE_CHECKING:
     from DeSAMSegmentLib.data.cases import Dataset
 
+    from .benchmark import Ahead
     from .plan import Split
 
 STUDIES = ("prostate", "abdomen")  # the paper's experiments; where to get the data: docs/benchmark.md
@@ -73,22 +74,22 @@ def command(
     named = parts(methods)
     tables = table or ([] if named else ["main"])
     options = BenchmarkOptions(
-        methods=chosen_methods(tables, named),
-        splits=_splits(protocol, data, train.patient_pattern, source, test_cases, strengths, effects),
-        seeds=numbers(seeds, "--seeds", int),
-        points=grids(points),
-        train=train,
-        segment=segment,
-        report_only=report_only,
-        device=device,
-        title=f"{data.name}: {protocol}",
-    )
-    ahead = None
-    if workers or scheduler:
-        from .shared_out import carried_out
+        chosen_methods(tables, named),
+        _splits(protocol, data, train.patient_pattern, source, test_cases, strengths, effects),
+        numbers(seeds, "--seeds", int),
+        grids(points), train, segment, report_only, device, title=f"{data.name}: {protocol}",
+    )  # fmt: skip
+    cache = None if no_cache else FeatureCache()
+    follow(benchmark(labels, output, options, cache, _ahead(workers, scheduler)), json)
 
-        ahead = partial(carried_out, workers=workers, scheduler=scheduler)
-    follow(benchmark(labels, output, options, None if no_cache else FeatureCache(), ahead), json)
+
+def _ahead(workers: int, scheduler: str) -> Ahead | None:
+    """What carries runs out elsewhere; None where all are done here."""
+    if not workers and not scheduler:
+        return None
+    from .shared_out import carried_out
+
+    return partial(carried_out, workers=workers, scheduler=scheduler)
 
 
 def _splits(

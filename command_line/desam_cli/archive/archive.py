@@ -233,51 +233,48 @@ class Choice:
     scheduler: str = ""
 
 
-def segment_tree(
-    root: Path,
-    output: Path,
-    model: str,
-    options: SegmentOptions,
-    choice: Choice,
-    format: str,
-    confidence: bool,
-    device: str,
-    cache: bool,
-    as_json: bool,
-) -> int:
-    """Segments the volumes below ``root`` into ``output``; returns the exit code, 1 when a case failed."""
+def archive_job(
+    model: str, options: SegmentOptions, format: str, confidence: bool, device: str, cache: bool
+) -> ArchiveJob:
+    """The job of a model, by name or path. Raises BadInput for options that make no sense, BadModelFile."""
     path = Library().resolve(model)
-    card = read_card(path)
-    resolved = asdict(resolve(card, options)[0])
+    resolved = asdict(resolve(read_card(path), options)[0])
     facts = {"model": hash_file(path), "options": resolved, "format": format, "confidence": confidence}
-    settings = json.loads(json.dumps(json_ready(facts)))
+    return ArchiveJob(path, options, json.loads(json.dumps(json_ready(facts))), confidence, device, cache)
+
+
+def _outcomes(cases: list[TreeTarget], job: ArchiveJob, choice: Choice) -> tuple[str, Iterator[Event | Outcome]]:
+    """Where the cases are segmented, in words, and what becomes of them."""
+    if not choice.workers and not choice.scheduler:
+        job.begin()
+        return device_words(job.device), here(cases, job)
+    from .. import cluster
+
+    if not choice.scheduler:
+        job.begin()  # what is missing here is missing there: one error, not one per case
+        _begin.cache_clear()
+    where = cluster.place(choice.workers, choice.scheduler)
+    return where, cluster.outcomes(cases, job, choice.workers, choice.scheduler)
+
+
+def segment_tree(root: Path, output: Path, job: ArchiveJob, choice: Choice, as_json: bool) -> int:
+    """Segments the volumes below ``root`` into ``output``; returns the exit code, 1 when a case failed."""
+    card = read_card(job.model)
     with shown(as_json) as show:
         show(Log(f"Looking for volumes in and below {root}."))
-        every, remarks = plan_tree(root, output, format, choice.modality, choice.description)
+        every, remarks = plan_tree(root, output, job.settings["format"], choice.modality, choice.description)
         for remark in remarks:
             show(Log(remark))
         cases, part = in_part(every, choice.part)
         manifest = Manifest(output, part)
         with manifest.locked():
-            before = read_manifests(output) if choice.resume else {}
-            job = ArchiveJob(path, options, settings, confidence, device, cache, before)
-            outcomes: Iterator[Event | Outcome]
-            if choice.workers or choice.scheduler:
-                from .. import cluster
-
-                if not choice.scheduler:
-                    job.begin()  # what is missing here is missing there: one error, not one per case
-                    _begin.cache_clear()
-                where = cluster.place(choice.workers, choice.scheduler)
-                outcomes = cluster.outcomes(cases, job, choice.workers, choice.scheduler)
-            else:
-                job.begin()
-                where, outcomes = device_words(device), here(cases, job)
+            job = replace(job, before=read_manifests(output) if choice.resume else {})
+            where, outcomes = _outcomes(cases, job, choice)
             title = f"{card.title or card.name}, {root.name}" + (f", part {choice.part}" if choice.part else "")
             show(Started("segment", title, len(cases), "case", where))
             archive = Archive(job, card, manifest, len(cases), show)
             archive.run(outcomes)
-            show(Saved(write_summary(output, title, every, card, options), "report"))
+            show(Saved(write_summary(output, title, every, card, job.options), "report"))
         fresh = archive.done - archive.skipped
         words = f"{fresh - archive.failures} segmented, {archive.failures} failed"
         show(Log(f"{len(cases)} volumes: {archive.skipped} were finished and verified, {words}."))
