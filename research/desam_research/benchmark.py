@@ -49,8 +49,8 @@ def benchmark(
 ) -> Iterator[Event]:
     """Trains and tests every method on every site with every seed, and writes the report.
 
-    What an earlier call finished is not done again, so a stopped benchmark goes on, two processes can share the work
-    (each with its own methods or seeds), and a last call with all of them writes the report.
+    What an earlier call finished is not done again: a stopped benchmark goes on, two processes share the work (each
+    with methods or seeds of its own), and a last call with all of them writes the report.
 
     Arguments:
       labels: value -> name of the labels to learn.
@@ -68,10 +68,7 @@ def benchmark(
     runs = _runs(folder, options)
     if options.report_only:
         runs = [run for run in runs if bench.finished(run)]
-        done = {run.method.id for run in runs}
-        options = replace(options, methods=[method for method in options.methods if method.id in done])
-        if not runs:
-            raise BadInput(f"No run in {folder} is finished.", "Leave out --report-only to make some.")
+        options = _of_runs(runs, options, folder)
     where = devices.describe(session.chosen_device)
     yield Started("benchmark", options.title, len(runs), "run", where)
     yield from _carried_out(bench, runs, ahead)
@@ -81,9 +78,8 @@ def benchmark(
     write_scores(folder / "scores.csv", scores, of_runs=True)
     yield Saved(folder / "scores.csv", "report")
     setup = _setup(options, bench.names, where, seconds, len(runs))
-    yield from (
-        Saved(path, "report") for path in write_benchmark(Material(folder, options, bench.names, scores, setup))
-    )
+    for path in write_benchmark(Material(folder, options, bench.names, scores, setup)):
+        yield Saved(path, "report")
     yield Finished("benchmark", time.perf_counter() - begun, scores, {})
 
 
@@ -95,6 +91,14 @@ def _runs(folder: Path, options: BenchmarkOptions) -> list[Run]:
         for method in options.methods
         if method.trained or seed == options.seeds[0]
     ]
+
+
+def _of_runs(runs: list[Run], options: BenchmarkOptions, folder: Path) -> BenchmarkOptions:
+    """The options, with the methods of these runs only. Raises BadInput when there is no run."""
+    if not runs:
+        raise BadInput(f"No run in {folder} is finished.", "Leave out --report-only to make some.")
+    done = {run.method.id for run in runs}
+    return replace(options, methods=[method for method in options.methods if method.id in done])
 
 
 def _carried_out(bench: Bench, runs: list[Run], ahead: Ahead | None) -> Iterator[Event]:

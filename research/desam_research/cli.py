@@ -63,8 +63,7 @@ def command(
 
     Besides new-site and paper, --profile takes prostate and abdomen: the published preparation (docs/benchmark.md).
     """
-    from .benchmark import benchmark
-    from .plan import BenchmarkOptions
+    from .benchmark import BenchmarkOptions, benchmark
 
     names = chosen.pop("labels", None)
     train, segment = recipe(chosen)
@@ -72,15 +71,12 @@ def command(
     labels = choose_labels(names, data.labels)
     data = replace(data, cases=choose_cases(data.cases, keep, exclude, None))
     named = parts(methods)
-    tables = table or ([] if named else ["main"])
     options = BenchmarkOptions(
-        chosen_methods(tables, named),
+        chosen_methods(table or ([] if named else ["main"]), named),
         _splits(protocol, data, train.patient_pattern, source, test_cases, strengths, effects),
-        numbers(seeds, "--seeds", int),
-        grids(points), train, segment, report_only, device, title=f"{data.name}: {protocol}",
+        numbers(seeds, "--seeds", int), grids(points), train, segment, report_only, device, f"{data.name}: {protocol}",
     )  # fmt: skip
-    cache = None if no_cache else FeatureCache()
-    follow(benchmark(labels, output, options, cache, _ahead(workers, scheduler)), json)
+    follow(benchmark(labels, output, options, None if no_cache else FeatureCache(), _ahead(workers, scheduler)), json)
 
 
 def _ahead(workers: int, scheduler: str) -> Ahead | None:
