@@ -76,10 +76,9 @@ def benchmark(
     paths = [run.scores_path(points) for run in runs for points in options.grids(run.method)]
     scores = [score for path in paths for score in read_scores(path)]
     write_scores(folder / "scores.csv", scores, of_runs=True)
-    yield Saved(folder / "scores.csv", "report")
     setup = _setup(options, bench.names, where, seconds, len(runs))
-    for path in write_benchmark(Material(folder, options, bench.names, scores, setup)):
-        yield Saved(path, "report")
+    material = Material(folder, options, bench.names, scores, setup)
+    yield from (Saved(path, "report") for path in (folder / "scores.csv", *write_benchmark(material)))
     yield Finished("benchmark", time.perf_counter() - begun, scores, {})
 
 
