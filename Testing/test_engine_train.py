@@ -19,8 +19,9 @@ from DeSAMSegmentLib.engine.options import SegmentOptions, TrainOptions
 from DeSAMSegmentLib.engine.runtime.loading import DeSAM
 from DeSAMSegmentLib.engine.runtime.session import Session
 from DeSAMSegmentLib.engine.segment.segment import segment
+from DeSAMSegmentLib.engine.train.run_folder import TrainResult
 from DeSAMSegmentLib.engine.train.step import Learner
-from DeSAMSegmentLib.engine.train.train import TrainResult, train
+from DeSAMSegmentLib.engine.train.train import train
 from DeSAMSegmentLib.engine.train.training_set import TrainingSet, common_spec
 from DeSAMSegmentLib.engine.train.validation import ValidationScore
 from DeSAMSegmentLib.errors import BadInput

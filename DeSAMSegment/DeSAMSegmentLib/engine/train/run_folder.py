@@ -45,6 +45,17 @@ class TrainingState:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run hands over: its files and its numbers."""
+
+    best: Path
+    last: Path
+    best_epoch: int
+    best_dice: float | None
+    history: list[dict[str, Any]]
+
+
 class RunFolder:
     """The files of one run; each is written to a temporary name and renamed."""
 

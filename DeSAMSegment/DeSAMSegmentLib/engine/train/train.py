@@ -34,7 +34,7 @@ from ..runtime.loading import DeSAM
 from ..runtime.session import Session
 from . import from_labels, pseudo_labels
 from .initial_model import base_model, chosen_labels, in_base_order, initial_model, seed
-from .run_folder import RunFolder, TrainingState, metrics_row
+from .run_folder import RunFolder, TrainingState, TrainResult, metrics_row
 from .schedule import Schedule, validation_interval
 from .step import Learner
 from .team import ALONE, Team
@@ -42,17 +42,6 @@ from .training_set import Share, TrainingSet, common_spec
 from .validation import HeldOut, ValidationScore, encode_held_out, hold_out, not_worse, validate
 
 Ahead = Callable[[Sequence[Share], FeatureCache], Iterator[Event]]
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a finished run hands over: its files and its numbers."""
-
-    best: Path
-    last: Path
-    best_epoch: int
-    best_dice: float | None
-    history: list[dict[str, Any]]
 
 
 def train(
