@@ -19,6 +19,7 @@ from DeSAMSegmentLib.data.reading import read_volume
 from DeSAMSegmentLib.engine.events import CaseDone, CaseFailed
 from DeSAMSegmentLib.engine.options import SegmentOptions
 from DeSAMSegmentLib.errors import BadInput, BadLabels
+from DeSAMSegmentLib.files import probe
 
 segment = importlib.import_module("desam_cli.segment")
 
@@ -81,6 +82,27 @@ def test_a_first_channel_swallows_only_its_own_other_channels(files, volumes, tm
     for name in files:
         (tmp_path / f"{name}.nii.gz").write_bytes(b"")
     assert [each.name for each in segment.plan(tmp_path, tmp_path / "out", "seg.nrrd")] == volumes
+
+
+def test_the_folder_one_stands_in_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its result was a hidden file called .seg.nrrd."""
+    folder = dicom_files.series(tmp_path / "scan")
+    for inside, given in ((folder, "."), (folder, ""), (folder / "below", "..")):
+        inside.mkdir(exist_ok=True)
+        monkeypatch.chdir(inside)
+        (target,) = segment.plan(Path(given), tmp_path / "out", "nii.gz")
+        assert (target.name, target.path.name) == ("scan", "scan.nii.gz")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need privileges there")
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    volume = tmp_path / "a.nii.gz"
+    volume.write_bytes(b"")
+    for name in ("circle", "circle.nii.gz"):
+        (tmp_path / name).symlink_to(tmp_path / name)
+        (target,) = segment.plan(volume, tmp_path / name, "seg.nrrd")
+        with pytest.raises(BadInput, match="cannot be written"):
+            probe(target.path if name == "circle" else tmp_path / name / "below")
 
 
 def test_labels_are_found_whatever_their_case_blanks_and_hyphens() -> None:

@@ -139,6 +139,14 @@ def nifti(change: Callable[[nibabel.Nifti1Header], object] | None = None, sform:
     return build
 
 
+def offset_nan(path: Path) -> None:
+    """ITK wrote a line of its own about it, in the middle of a batch."""
+    nifti()(path)
+    raw = bytearray(path.read_bytes())
+    raw[108:112] = np.array(np.nan, "<f4").tobytes()
+    path.write_bytes(raw)
+
+
 def put(**fields: object) -> Callable[[nibabel.Nifti1Header], object]:
     return lambda header: [header.__setitem__(name, value) for name, value in fields.items()]
 
@@ -235,6 +243,7 @@ HERE = {  # members of the same kinds of which no file lies in the shared cases
     ),
     "more/metres.nii": Case(nifti(put(xyzt_units=1)), 12, (0, 0, 3000), "The unit of metres.nii is metres"),
     "more/microns.nii": Case(nifti(put(xyzt_units=3)), 12, (0, 0, 0.003), "is micrometres"),
+    "nifti/offset_nan.nii": Case(offset_nan, refused="a damaged header"),
     "nifti/bits.nii": Case(nifti(put(datatype=1, bitpix=1)), refused="an unknown type (datatype 1)"),
     "nifti/intercept_nan.nii": Case(nifti(put(scl_slope=2, scl_inter=np.nan)), refused="a damaged header"),
     "other/ras_time.nrrd": Case(nrrd_with(space="right-anterior-superior-time"), 8),

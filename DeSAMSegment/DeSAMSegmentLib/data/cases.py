@@ -73,7 +73,7 @@ def read_dataset(folder: str | Path, images: bool = True) -> Dataset:
     Raises:
       BadDataset: no such folder, no or bad dataset.json, no images, an image without its label map.
     """
-    folder = Path(folder)
+    folder = Path(folder) if Path(folder).name else Path(folder).absolute()  # "." has no name
     if not folder.is_dir():
         raise BadDataset(f"There is no folder {folder}.", "Check the spelling.")
     description = read_description(folder)

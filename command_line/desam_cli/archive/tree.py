@@ -57,7 +57,7 @@ def plan_tree(
     if not root.is_dir() or output.is_file():
         raise BadInput(f"{output if root.is_dir() else root} is not a folder.", "--recursive takes two folders.")
     check_name(output)
-    whole, results = root.resolve(), output.resolve()
+    whole, results = (Path(os.path.realpath(each)) for each in (root, output))  # no error over links in a circle
     if results == whole:
         raise BadInput(f"{output} is the folder of the volumes itself.", "Choose another, results are no volumes.")
     files = [path for path in walk(root) if whole not in results.parents or not _is_below(path.parent, results)]
@@ -80,7 +80,7 @@ def plan_tree(
 
 @cache
 def _is_below(folder: Path, other: Path) -> bool:
-    resolved = folder.resolve()
+    resolved = Path(os.path.realpath(folder))
     return other == resolved or other in resolved.parents
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ def plan(source: Path, output: Path, format: str) -> list[Target]:
     if not source.exists():
         raise BadInput(f"There is no file or folder {source}.", "Check the path of the volume.")
     check_name(output)
-    volumes = _volumes(source)
+    volumes = _volumes(source if case_name(source).strip(".") else Path(os.path.abspath(source)))  # "." has no name
     if output.name.lower().endswith(WRITTEN) and not output.is_dir():
         if len(volumes) > 1:
             raise BadInput(f"{source} holds {len(volumes)} volumes, {output.name} is one file.", "Name a folder.")
@@ -68,7 +69,7 @@ def check_targets(targets: list[Target]) -> None:
     """Nothing may replace its volume, and no two become one file, nor two that only some file systems tell apart."""
     taken: dict[str, Path] = {}
     for target in targets:
-        if target.path.resolve() == target.source.resolve():
+        if os.path.realpath(target.path) == os.path.realpath(target.source):  # no error over links in a circle
             raise BadInput(f"{target.path} is the volume itself.", "Choose another output, it would be replaced.")
         if target.path.suffix.lower() == ".dcm" and target.path.is_file() and target.source in target.path.parents:
             raise BadInput(f"{target.path} may be one of the images.", "Choose another output, it would be replaced.")
