@@ -306,3 +306,25 @@ def test_the_console_adapts_a_model_to_volumes_without_labels(
     assert (options.unlabelled, options.profile, options.name) == (True, "corrections", "blobs (v2)")
     assert [case.labels for case in request.cases] == [None]
     assert request.cases[0].image.array.shape == (6, 32, 24)
+
+
+def test_the_panel_adapts_the_model_to_checked_volumes_and_a_folder(
+    desk: Desk, result: Any, jobs: list[Any], tmp_path: Path
+) -> None:
+    import qt
+    from DeSAMSegmentLib.panel.scene.results import complete
+
+    many = desk.segmentMany
+    assert not many.ui.adaptButton.enabled
+    assert "Check volumes" in many.ui.adaptButton.toolTip
+    many.ui.manySelector.setCheckState(result.volumeNode, qt.Qt.CheckState.Checked)
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "far_0000.nii.gz").touch()
+    many.ui.manyFolderEdit.currentPath = str(tmp_path / "scans")
+    desk.press(many.ui.adaptButton)
+    request = complete(jobs[0].prepare(tmp_path))
+    scene, file = request.cases
+    assert (scene.labels, scene.image.array.shape) == (None, (6, 32, 24))
+    assert (file.labels, file.image.name) == (None, "far_0000.nii.gz")
+    assert (request.options.unlabelled, request.options.minutes, request.options.name) == (True, None, "blobs (v2)")
+    assert desk.fineTune.run is not None, "the Train section follows it"

@@ -77,12 +77,12 @@ class SegmentOptions(Options):
         range=Range(0), unit="mm²")
     largest_component: bool | None = option(None, "Largest component",
         "Keep only the largest connected part of each label in 3-D.", recommended=True, fallback=False)
-    one_stretch: bool | None = option(None, "One stretch",
+    one_stretch: bool | None = option(None, "Stretch of slices",
         "Keep of each label only the run of neighbouring slices in which the model is sure enough that it is there.",
         recommended=True, fallback=False)
     fill_gaps: bool | None = option(None, "Fill gaps",
         "Grid: a slice where no point is accepted, between slices with the organ, takes the mask of its best point.",
-        recommended=True, fallback=False)
+        recommended=True, fallback=False, expert=True)
     slice_range: tuple[int, int] | None = option(None, "Slice range",
         "First and last slice along the slice axis, both included, numbered from 0 as by Slicer's Data Probe, in the "
         "review, confidence.csv and pictures.")

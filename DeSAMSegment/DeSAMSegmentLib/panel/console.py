@@ -11,7 +11,6 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from ..data.cases import Case
 from ..engine.events import CaseDone, CaseFailed
 from ..engine.options import TrainOptions
 from ..errors import BadInput, DeSAMError, reason
@@ -33,12 +32,11 @@ from .arguments import (
 from .kit.remedies import forPython
 from .kit.settings import temporaryFolder
 from .models.registry import RegisteredModel, Registry
-from .scene.geometry import volumeFromNode
 from .scene.results import complete
 from .segment.queue import Queue, queueItems
 from .segment.run import SegmentRun
-from .train.cases import exportCases
-from .train.corrections import CUT, correctedCase, learningRun
+from .train.cases import UnlabelledCase, exportCases
+from .train.corrections import CUT, UNLABELLED, correctedCase, learningRun
 from .train.run import TrainRun, trainOptions
 
 
@@ -194,11 +192,12 @@ class Console:
         nodes = volumes if isinstance(volumes, list | tuple) else [volumes]
         for node in nodes:
             checkNode("volumes", node)
-        cases = [Case(f"{number} {node.GetName()}", volumeFromNode(node)) for number, node in enumerate(nodes, 1)]
+        cases = validCases([UnlabelledCase(node) for node in nodes])
         replayed = casesOf(replay, "", "all") if replay else []
-        chosen = {"unlabelled": True, "minutes": None} | options
-        run = learningRun(self.registry, self._model(model), cases, replayed, self._device, **chosen)
-        return self._trained(run, True)
+        chosen = {**UNLABELLED, **options}
+        return self._trained(
+            learningRun(self.registry, self._model(model), cases, replayed, self._device, **chosen), True
+        )
 
     def _trained(self, run: TrainRun, isOver: bool) -> FineTuned:
         """isOver: whether nothing is left to resume, unless it is cancelled."""

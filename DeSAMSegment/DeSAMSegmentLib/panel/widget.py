@@ -81,6 +81,7 @@ class Panel:
             segment.runEnded.connect(review.end)
         review.restWanted.connect(self.segment.applyToRest)
         review.learnWanted.connect(self.fineTune.follow)
+        self.segmentMany.adaptWanted.connect(self.fineTune.follow)
         review.modelWanted.connect(self.chooseModel)
         self.fineTune.said.connect(review.say)
         self.fineTune.modelReady.connect(self.chooseModel)

@@ -10,24 +10,30 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from ...data.cases import Case
 from ...engine.events import SliceDone
+from ...engine.segment.targets import plan
 from ...errors import DeSAMError
 from ...jobs.client import JobEnd
 from ..kit.remedies import inWords
 from ..kit.section import Section, Services
 from ..kit.signal import Signal
+from ..train.case_table import CaseList
+from ..train.cases import AnyCase, UnlabelledCase
+from ..train.corrections import UNLABELLED, learningRun, replayable
 from .queue import Queue, QueueItem, queueItems
 from .section import SegmentSection
 
 
 class SegmentManySection(Section):
-    """Signals as of the Segment section, for volumes of the scene."""
+    """Signals as of the Segment section, for volumes of the scene; ``adaptWanted(run)``."""
 
     uiName = "SegmentMany"
 
     def __init__(self, services: Services, segment: SegmentSection) -> None:
         super().__init__(services)
         self.runStarted, self.sliceDone, self.ticked, self.runEnded = Signal(), Signal(), Signal(), Signal()
+        self.adaptWanted = Signal()
         self.queue: Queue | None = None
         self._segment = segment
         ui = self.ui
@@ -45,6 +51,7 @@ class SegmentManySection(Section):
             widget.setVisible(False)
         ui.manySelector.connect("checkedNodesChanged()", self.refresh)
         ui.segmentManyButton.connect("clicked()", self.onSegmentMany)
+        ui.adaptButton.connect("clicked()", self.onAdapt)
         services.parameters.changed.connect(lambda name: self.refresh())
         services.registry.changed.connect(self.refresh)
         services.jobs.stateChanged.connect(self.refresh)
@@ -144,6 +151,32 @@ class SegmentManySection(Section):
             self.runEnded.emit(run)
         self._next()
 
+    # ---- a new version of the model -------------------------------------------------------------------------------
+
+    def _adaptProblem(self) -> str:
+        problem = self.busy() or self._segment.modelProblem()
+        return problem or ("" if self.sources() else _("Check volumes of the scene, or choose a folder."))
+
+    def onAdapt(self) -> None:
+        """Starts learning from the volumes; the new version appears in the list."""
+        if not self.services.installer.ensure():
+            return
+        model, services, folder = self._segment.chosenModel(), self.services, self.ui.manyFolderEdit.currentPath
+        assert model is not None
+        try:
+            cases: list[AnyCase] = [UnlabelledCase(node) for node in self.ui.manySelector.checkedNodes()]
+            if folder:
+                cases += [
+                    Case(each.name, each.source) for each in plan(Path(folder), Path(folder, "adapted"), "nii.gz")
+                ]
+            replay = replayable(model, CaseList(services.parameters).read())
+            device = services.settings.get("device")
+            run = learningRun(services.registry, model, cases, replay, device, **UNLABELLED)
+        except DeSAMError as error:
+            self.ui.manyStatusLabel.setText(inWords(error))
+            return
+        self.adaptWanted.emit(run)
+
     # ---- what is shown --------------------------------------------------------------------------------------------
 
     def _showItems(self, queue: Queue) -> None:
@@ -162,6 +195,10 @@ class SegmentManySection(Section):
         self.ui.manyProgressBar.setValue(queue.count("done", "failed", "stopped"))
 
     def refresh(self) -> None:
+        tip = _(
+            "Make a new version of the model: it learns from slices of these volumes that it is sure of, no labels."
+        )
+        self.setEnabledWithReason(self.ui.adaptButton, self._adaptProblem(), tip)
         button = self.ui.segmentManyButton
         if self.queue is not None:
             tip = _("Stop after the current slice; what is finished stays.")

@@ -75,6 +75,19 @@ class CorrectedCase(SceneCase):
         return names | {IGNORE: (value,)}
 
 
+class UnlabelledCase(SceneCase):
+    """A volume that the model itself is to label (``TrainOptions.unlabelled``)."""
+
+    def __init__(self, volumeNode: Any) -> None:
+        super().__init__(volumeNode, None)
+
+    def segments(self) -> dict[str, str]:
+        return {}
+
+    def validate(self) -> str:
+        return validateVolume(self.volumeNode)
+
+
 AnyCase = SceneCase | Case
 
 
@@ -138,6 +151,9 @@ def exportCases(cases: Sequence[AnyCase], folder: Path) -> Generator[None, None,
             exported.append(replace(case, name=name))
             continue
         image = yield from exportVolume(case.volumeNode, folder)
+        if isinstance(case, UnlabelledCase):
+            exported.append(Case(name, image))
+            continue
         overlay = Overlay(voxels(case.volumeNode).shape)
         yield from paintSegments(overlay, case)
         names = case.ignoreOthers(overlay) if isinstance(case, CorrectedCase) else overlay.names

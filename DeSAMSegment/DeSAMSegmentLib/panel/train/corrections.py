@@ -18,6 +18,7 @@ from ..scene.segments import segmentNames
 from .cases import AnyCase, CorrectedCase, uniqueNames
 from .run import TrainRun, trainOptions
 
+UNLABELLED: dict[str, Any] = {"unlabelled": True, "minutes": None}  # what an adaptation changes of corrections
 CUT = ("slice_axis", "intensity", "window")  # options that say how a volume is cut, for segmenting and training alike
 
 
