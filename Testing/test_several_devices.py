@@ -103,7 +103,7 @@ def test_more_devices_than_there_are_and_a_missing_package_are_refused(monkeypat
     assert devices_of("cpu", 2) == ["cpu", "cpu"]
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
-    with pytest.raises(BadInput, match="2 devices were asked for; mps is 1"):
+    with pytest.raises(BadInput, match="2 devices were asked for, and of mps there are 1"):
         devices_of("mps", 2)
     monkeypatch.setattr("DeSAMSegmentLib.engine.train.several.find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"desam-segment\[multi\]"):

@@ -64,7 +64,9 @@ def devices_of(name: str, count: int) -> list[str]:
     else:
         there = count if kind.type == "cpu" else 1
     if count > there:
-        raise BadInput(f"{count} devices were asked for; {name} is {there}.", "Ask for fewer, or for the CPU.")
+        raise BadInput(
+            f"{count} devices were asked for, and of {kind.type} there are {there}.", "Ask for fewer, or for the CPU."
+        )
     if find_spec("lightning_fabric") is None:
         what = "Training on several devices needs the package lightning-fabric."
         raise BadInput(what, 'Run `pip install "desam-segment[multi]"`.')
