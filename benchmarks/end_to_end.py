@@ -1,7 +1,7 @@
 """A whole volume and a training step on a GPU, against the published way in the same run.
 
     python benchmarks/end_to_end.py     on CUDA: 100 slices, ViT-H shape; writes results/end-to-end-cuda.*
-    python benchmarks/end_to_end.py --device cpu --backbone lite_medsam --slices 3 --points 3    a try; prints only
+    python benchmarks/end_to_end.py --device cpu    file to file on a CPU: see end_to_end_cpu.py
 
 Weights are random, so the time is the product's and the masks mean nothing; the threshold is set so that every slice
 has a mask to find. Times are of the wall clock, the device having finished. The encoder's share of what the device can
@@ -195,13 +195,24 @@ def report(about: str, found: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
+    from end_to_end_cpu import PARTS
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, cpu")
     parser.add_argument("--backbone", default="vit_h", choices=[id for id in BACKBONES if "@" not in id])
     parser.add_argument("--slices", type=int, default=100)
     parser.add_argument("--points", type=int, default=9, help="grid points per side")
     parser.add_argument("--batch", type=int, default=8, help="of training")
+    parser.add_argument("--rounds", type=int, default=3, help="on a CPU: of the growth of a slice's cost")
+    parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS, help="on a CPU: these parts")
+    parser.add_argument("--nnunet", type=Path, help="on a CPU: a Python with nnunetv2")
+    parser.add_argument("--print-only", action="store_true", help="on a CPU: leave the results file as it is")
     options = parser.parse_args()
+    if options.device == "cpu":
+        import end_to_end_cpu
+
+        end_to_end_cpu.main(options)
+        return
     try:
         device = devices.choose(options.device)
     except BadInput as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from threading import Lock
 
 from torch import Tensor, nn
 
@@ -24,24 +25,27 @@ class TokenCache:
         self.limit_bytes = limit_bytes
         self._tokens: OrderedDict[str, Tensor] = OrderedDict()
         self._bytes = 0
+        self._lock = Lock()  # slices may be in work side by side
 
     def get(self, name: str) -> Tensor | None:
         """On the CPU; None when it is not known."""
-        tokens = self._tokens.get(name)
-        if tokens is not None:
-            self._tokens.move_to_end(name)
-        return tokens
+        with self._lock:
+            tokens = self._tokens.get(name)
+            if tokens is not None:
+                self._tokens.move_to_end(name)
+            return tokens
 
     def put(self, name: str, tokens: Tensor) -> None:
         """Keeps a copy on the CPU."""
         kept = tokens.detach().to("cpu", copy=True)
-        if name in self._tokens or kept.nbytes > self.limit_bytes:
-            return
-        self._tokens[name] = kept
-        self._bytes += kept.nbytes
-        while self._bytes > self.limit_bytes:
-            _, oldest = self._tokens.popitem(last=False)
-            self._bytes -= oldest.nbytes
+        with self._lock:
+            if name in self._tokens or kept.nbytes > self.limit_bytes:
+                return
+            self._tokens[name] = kept
+            self._bytes += kept.nbytes
+            while self._bytes > self.limit_bytes:
+                _, oldest = self._tokens.popitem(last=False)
+                self._bytes -= oldest.nbytes
 
 
 def digest_of(*modules: nn.Module) -> str:

@@ -6,11 +6,12 @@ quantises them, too, so that runs with and without one agree bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -20,10 +21,13 @@ from ...data.feature_cache import DEFAULT_CODEC, FeatureCache, StoredFeatures
 from ...data.slices import Slices
 from ...model.registry import BackboneSpec
 from ...model.types import Features, send
+from . import memory
+from .side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from .session import Session
 
+R = TypeVar("R")
 LEVELS = ("level0", "level1", "level2")
 HEADER = 4096  # bytes of a stored file that are no features, at most
 Quantised = dict[str, tuple[Tensor, Tensor | None]]  # name -> values (C, 64, 64) as stored, scale (C, 1, 1) of int8
@@ -64,6 +68,7 @@ class FeatureStream:
         self.slices, self.session = slices, session
         self.cache: FeatureCache | None = session.cache
         self.keys: dict[int, str] = {}  # what was asked for, under which key it came or was kept
+        self._writing = Lock()  # slices may be in work side by side; a cache counts what it holds
 
     def key(self, index: int) -> str:
         """The key that the encoder, where it is now, gives a slice."""
@@ -73,18 +78,34 @@ class FeatureStream:
         """What the encoder is shown: (256, 256) uint8."""
         return self.slices.image(index)
 
-    def iterate(self, indices: Iterable[int]) -> Iterator[tuple[int, Features]]:
-        """(slice index, its features on the encoder's device), in order; a GPU gets its slices in batches.
+    def iterate(self, indices: Collection[int]) -> Iterator[tuple[int, Features]]:
+        """(slice index, its features on the encoder's device), in order."""
+        return self.used(indices, lambda _, features: features)
 
-        The next batch is read and normalised on a thread while the device works on this one; on the CPU the batch is
-        a single slice, so that never more than one slice's features are in memory.
+    def used(
+        self, indices: Collection[int], then: Callable[[int, Features], R]
+    ) -> Generator[tuple[int, R], None, None]:
+        """(slice index, what ``then`` makes of it and its features), in order.
+
+        A GPU gets its slices in batches; the next batch is read and normalised on a thread while the device works on
+        this one. A CPU has a few slices in work at once, each on a thread of its own, ``then`` included.
         """
+        encoder = self.session.encoder
+        at_once = min(memory.slices_at_once(encoder.backbone.spec.input_size, encoder.device), len(indices))
+        if at_once > 1:
+            yield from side_by_side(lambda index: self._one(index, then), indices, at_once)
+            return
         remaining = iter(indices)
         with ThreadPoolExecutor(max_workers=1) as reader:
             ahead = reader.submit(self._read, list(islice(remaining, self.session.encoder.batch)))
             while batch := ahead.result():
                 ahead = reader.submit(self._read, list(islice(remaining, self.session.encoder.batch)))
-                yield from self._features(batch)
+                for index, features in self._features(batch):
+                    yield index, then(index, features)
+
+    def _one(self, index: int, then: Callable[[int, Features], R]) -> tuple[int, R]:
+        ((_, features),) = self._features([self._look(index)])
+        return index, then(index, features)
 
     def _read(self, indices: list[int]) -> list[Looked]:
         return [self._look(index) for index in indices]
@@ -114,7 +135,8 @@ class FeatureStream:
         if self.cache is not None:
             # asked for now: an encoder that has just run out of memory computed these on the CPU, which the key names
             self.keys[index] = key = self.key(index)
-            self.cache.put(key, to_stored(parts))
+            with self._writing:
+                self.cache.put(key, to_stored(parts))
         return widened(parts)
 
     def fill(self, indices: Iterable[int]) -> Iterator[tuple[int, str]]:

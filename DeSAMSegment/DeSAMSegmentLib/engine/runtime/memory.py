@@ -23,6 +23,7 @@ EMBED = EMBED_SIZE**2
 SHARE = 0.7  # of the free memory; the rest is for the allocator's gaps and for others
 BACKWARD = 1.5  # gradients in flight, over what the forward pass saves
 VIT_SLICE = 1.5 * GIB  # activations of a ViT at 1024 x 1024 per slice, half precision (estimate)
+LEAST_SLICE = 0.5 * GIB  # of any encoder and decoder in float32, on a CPU (estimate)
 MOST_SLICES, MOST_PROMPTS = 16, 64  # at once; more does not make a GPU faster
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "status_alloc_failed")  # CUDA, CPU, cuBLAS and cuDNN
 T = TypeVar("T")
@@ -70,6 +71,14 @@ def encoder_batch(input_size: int, device: torch.device) -> int:
         return 1
     free = free_bytes(device) or 4 * GIB
     return int(min(MOST_SLICES, max(1, free // 2 // (VIT_SLICE * (input_size / 1024) ** 2))))
+
+
+def slices_at_once(input_size: int, device: torch.device) -> int:
+    """Slices in work at once: on the CPU as many as torch has threads and half of the free memory holds."""
+    if device.type != "cpu":
+        return 1
+    each = max(LEAST_SLICE, 2 * VIT_SLICE * (input_size / 1024) ** 2)
+    return int(max(1, min(torch.get_num_threads(), MOST_SLICES, (free_bytes(device) or 4 * GIB) // 2 // each)))
 
 
 def training_part(config: DeSAMConfig, train_prim: bool, amp: bool, batch: int, device: torch.device) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -159,16 +160,16 @@ class Segmentation:
         """(slice index, every label's prediction) in order; none for a blank slice, which costs nothing."""
         blank = {index for index in indices if self.slices.is_blank(index)}
         stream = FeatureStream(self.slices, self.session)
-        encoded = stream.iterate(index for index in indices if index not in blank)
         digest = self.model.prim_digest() if self.settings.mode == "grid" else None
         codec = self.session.cache.codec if self.session.cache else ""
-        for index in indices:
-            if index in blank:
-                yield index, []
-                continue
-            features: Features = next(encoded)[1]
+
+        def predict(index: int, features: Features) -> list[LabelPrediction]:
             known = f"{digest}.{codec}.{stream.key(index)}" if digest else None
-            yield index, self.session.predict(self.model, features, self.settings, known)
+            return self.session.predict(self.model, features, self.settings, known)
+
+        with closing(stream.used([index for index in indices if index not in blank], predict)) as predicted:
+            for index in indices:
+                yield index, [] if index in blank else next(predicted)[1]
 
     def _label_map(self, predictions: list[LabelPrediction]) -> np.ndarray:
         """Label values (H, W) on the canonical native slice: logits are resampled, then thresholded, then compared."""
