@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from DeSAMSegmentLib.engine.segment.confidence import Calibration, stretch
-from DeSAMSegmentLib.model.prediction import mean_probability
+from DeSAMSegmentLib.model.prediction import LabelPrediction, averaged, mean_probability
 
 
 def disc(inside: float, outside: float, radius: float = 20) -> np.ndarray:
@@ -54,3 +54,16 @@ def test_a_dice_that_falls_with_the_probability_teaches_nothing() -> None:
 )
 def test_an_organ_is_one_stretch_of_slices(expected: list[float], kept: tuple[int, int]) -> None:
     assert stretch(expected) == kept
+
+
+def test_answers_in_several_contrasts_are_averaged_and_nothing_found_counts_against() -> None:
+    def said(logit: float | None) -> list[LabelPrediction]:
+        logits = None if logit is None else np.full((4, 4), logit, np.float32)
+        return [LabelPrediction(logits, 0.5, 1.0, np.ones(1, np.float32))]
+
+    assert averaged([said(3.0)])[0].certainty == 0.5, "one contrast stays as it is"
+    (mean,) = averaged([said(3.0), said(1.0)])
+    assert mean.logits == pytest.approx(np.full((4, 4), 2.0))
+    assert mean.certainty == pytest.approx(1 / (1 + np.exp(-2.0)))
+    assert not averaged([said(3.0), said(None)])[0].found
+    assert averaged([said(None), said(None)])[0].logits is None

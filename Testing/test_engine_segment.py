@@ -328,3 +328,15 @@ def test_the_card_s_calibration_says_what_a_mean_probability_is_worth(model) -> 
     low, high = found.values()
     assert max(low) < 0.15
     assert min(high) == 1.0
+
+
+def test_several_contrasts_are_encoded_apart_and_the_plain_one_is_shared(model, tmp_path: Path) -> None:
+    volume, _ = ball_volume(shape=(2, 48, 40))
+    cache = FeatureCache(tmp_path)
+    plain = run(volume, model, BOX, cache)[1]
+    before = cache.size_bytes()
+    three = run(volume, model, SegmentOptions(mode="box", contrasts=3), cache)[1]
+    assert cache.size_bytes() == pytest.approx(3 * before, rel=0.01)
+    assert not np.array_equal(plain.labels, three.labels)
+    again = run(volume, model, SegmentOptions(mode="box", contrasts=3), cache)[1]
+    np.testing.assert_array_equal(three.labels, again.labels)

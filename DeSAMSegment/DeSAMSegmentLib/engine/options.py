@@ -83,6 +83,10 @@ class SegmentOptions(Options):
     fill_gaps: bool | None = option(None, "Fill gaps",
         "Grid: a slice where no point is accepted, between slices with the organ, takes the mask of its best point.",
         recommended=True, fallback=False, expert=True)
+    contrasts: int = option(1, "Contrasts",
+        "2 and 3: each slice is also seen brighter, and darker, and the answers are averaged. It takes as many times "
+        "longer, and finds more in images of another sequence.",
+        range=Range(1, 3), expert=True)
     slice_range: tuple[int, int] | None = option(None, "Slice range",
         "First and last slice along the slice axis, both included, numbered from 0 as by Slicer's Data Probe, in the "
         "review, confidence.csv and pictures.")

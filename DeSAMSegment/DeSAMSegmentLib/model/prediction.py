@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,7 @@ from .types import Features, Prompts
 if TYPE_CHECKING:
     from .desam import DeSAM
 
+ABSENT = -4.0  # logit of every pixel of a contrast in which no prompt was accepted
 BOX_OVERLAP = 0.7  # published box suppression threshold, used before and after the clean-up
 REFERENCE_MIN_AREA = 1000  # pixels of the 256 x 256 grid, published
 
@@ -80,6 +81,26 @@ def predict_slice(
         by_box = settings.mode == "box" or not model.config.mask_module.has_prim
         one = _predict_box if by_box else _predict_grid
         return [one(decoder, settings, label) for label in range(model.config.labels)]
+
+
+def averaged(contrasts: Sequence[list[LabelPrediction]]) -> list[LabelPrediction]:
+    """Every label's prediction from those of the same slice in several contrasts: the mean of their logits.
+
+    Where a contrast found nothing it counts as ``ABSENT``; what is not a mask is that of the first.
+    """
+    if len(contrasts) == 1:
+        return contrasts[0]
+    return [_averaged(label) for label in zip(*contrasts, strict=True)]
+
+
+def _averaged(predictions: Sequence[LabelPrediction]) -> LabelPrediction:
+    first = predictions[0]
+    found = [each.logits for each in predictions if each.logits is not None]
+    if not found:
+        return first
+    missing = [np.full_like(found[0], ABSENT)] * (len(predictions) - len(found))
+    logits = np.asarray(np.mean([*found, *missing], axis=0, dtype=np.float32))
+    return replace(first, logits=logits, certainty=mean_probability(logits))
 
 
 def _predict_box(decoder: SliceDecoder, settings: DecodeSettings, label: int) -> LabelPrediction:

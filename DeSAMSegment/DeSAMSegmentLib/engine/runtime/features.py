@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -62,21 +61,23 @@ class FeatureStream:
     Arguments:
       slices: the volume's slices.
       session: its encoder computes what its cache does not hold; without a cache nothing is kept.
+      exponent: of the greys, 0..1; 1 shows the slices as they are.
     """
 
-    def __init__(self, slices: Slices, session: Session) -> None:
-        self.slices, self.session = slices, session
+    def __init__(self, slices: Slices, session: Session, exponent: float = 1.0) -> None:
+        self.slices, self.session, self.exponent = slices, session, exponent
         self.cache: FeatureCache | None = session.cache
         self.keys: dict[int, str] = {}  # what was asked for, under which key it came or was kept
-        self._writing = Lock()  # slices may be in work side by side; a cache counts what it holds
 
     def key(self, index: int) -> str:
         """The key that the encoder, where it is now, gives a slice."""
-        return slice_key(self.slices, index, self.session.encoder.key)
+        plain = slice_key(self.slices, index, self.session.encoder.key)
+        return plain if self.exponent == 1 else f"{plain}.exponent{self.exponent:g}"
 
     def image(self, index: int) -> np.ndarray:
         """What the encoder is shown: (256, 256) uint8."""
-        return self.slices.image(index)
+        image = self.slices.image(index)
+        return image if self.exponent == 1 else (255 * (image / 255) ** self.exponent).round().astype(np.uint8)
 
     def iterate(self, indices: Collection[int]) -> Iterator[tuple[int, Features]]:
         """(slice index, its features on the encoder's device), in order."""
@@ -93,7 +94,7 @@ class FeatureStream:
         encoder = self.session.encoder
         at_once = min(memory.slices_at_once(encoder.backbone.spec.input_size, encoder.device), len(indices))
         if at_once > 1:
-            yield from side_by_side(lambda index: self._one(index, then), indices, at_once)
+            yield from side_by_side(lambda index: self.one(index, then), indices, at_once)
             return
         remaining = iter(indices)
         with ThreadPoolExecutor(max_workers=1) as reader:
@@ -103,7 +104,8 @@ class FeatureStream:
                 for index, features in self._features(batch):
                     yield index, then(index, features)
 
-    def _one(self, index: int, then: Callable[[int, Features], R]) -> tuple[int, R]:
+    def one(self, index: int, then: Callable[[int, Features], R]) -> tuple[int, R]:
+        """The same for a single slice."""
         ((_, features),) = self._features([self._look(index)])
         return index, then(index, features)
 
@@ -135,7 +137,7 @@ class FeatureStream:
         if self.cache is not None:
             # asked for now: an encoder that has just run out of memory computed these on the CPU, which the key names
             self.keys[index] = key = self.key(index)
-            with self._writing:
+            with self.session.writing:
                 self.cache.put(key, to_stored(parts))
         return widened(parts)
 

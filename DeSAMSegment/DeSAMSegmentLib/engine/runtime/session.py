@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -84,6 +85,7 @@ class Session:
     def __init__(self, device: str = "auto", cache: FeatureCache | None = None, encoder: Encoder | None = None) -> None:
         sweep()
         self.cache = cache
+        self.writing = Lock()  # slices may be in work side by side; a cache counts what it holds
         self.tokens = TokenCache()  # what a frozen PRIM made of grids
         self.prompt_batch: int | None = None  # prompts decoded at once; set when memory ran out
         self._name = device
