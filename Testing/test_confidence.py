@@ -37,6 +37,13 @@ def test_a_calibration_finds_the_line_of_many_slices_and_keeps_the_typical_one_w
     assert (none.zero, none.one) == (pytest.approx(Calibration().zero), pytest.approx(Calibration().one))
 
 
+def test_two_slices_tell_that_a_short_training_is_less_certain_of_everything() -> None:
+    """Good slices of a model after three epochs had a mean probability of 0.76: all of them were flagged."""
+    found = Calibration.fit([0.76, 0.77], [0.9, 0.92])
+    assert found.dice(0.76) > 0.65
+    assert found.dice(0.6) < 0.4
+
+
 def test_a_dice_that_falls_with_the_probability_teaches_nothing() -> None:
     probability = np.linspace(0.6, 1.0, 100)
     assert Calibration.fit(probability.tolist(), (1 - probability).tolist()) == Calibration()

@@ -340,3 +340,11 @@ def test_several_contrasts_are_encoded_apart_and_the_plain_one_is_shared(model, 
     assert not np.array_equal(plain.labels, three.labels)
     again = run(volume, model, SegmentOptions(mode="box", contrasts=3), cache)[1]
     np.testing.assert_array_equal(three.labels, again.labels)
+
+
+def test_a_label_for_which_no_slice_speaks_stays_for_the_review(model, monkeypatch) -> None:
+    monkeypatch.setattr("DeSAMSegmentLib.model.prediction.mean_probability", lambda logits: 0.66)
+    volume, _ = ball_volume(shape=(3, 48, 40))
+    _, result = run(volume, model, SegmentOptions(mode="box", one_stretch=True))
+    assert result.labels.any(axis=(1, 2)).all()
+    assert max(result.confidence.values()) < 0.1

@@ -33,11 +33,16 @@ class Calibration:
 
     @classmethod
     def fit(cls, probability: Sequence[float], dice: Sequence[float]) -> Calibration:
-        """The line that suits slices of which both are known; the fewer they are, the nearer to the typical one."""
-        expected = np.linspace(0, 1, 3)
-        known = np.interp(expected, (0, 1), TYPICAL)
-        x = np.concatenate([probability, np.repeat(known, WEIGHT)])
-        y = np.concatenate([dice, np.repeat(expected, WEIGHT)])
+        """The line that suits slices of which both are known; the fewer they are, the nearer to the typical one.
+
+        A few slices move the line, for a short training is less certain of everything; only many change its slope.
+        """
+        zero, one = TYPICAL
+        zeros = np.asarray(probability) - (one - zero) * np.asarray(dice)  # of typical lines through each slice
+        zero_here = (zeros.sum() + zero) / (len(zeros) + 1)
+        expected = np.repeat(np.linspace(0, 1, 3), WEIGHT)
+        x = np.concatenate([probability, zero_here + (one - zero) * expected])
+        y = np.concatenate([dice, expected])
         slope, offset = np.polyfit(x, y, 1)
         if slope < 1:  # a Dice that does not rise with the probability: nothing was learnt about it
             return cls()

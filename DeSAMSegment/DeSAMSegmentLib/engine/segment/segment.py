@@ -209,11 +209,14 @@ class Segmentation:
         return min(said, default=1.0)  # a blank slice has none
 
     def _keep_stretches(self, stack: np.ndarray, positions: list[int]) -> None:
-        """Clears each label outside the run of slices that speaks for it; ``stack``: slices along the first axis."""
+        """Clears each label outside the run of slices that speaks for it; ``stack``: slices along the first axis.
+
+        Where no slice speaks for a label all of it stays, for the review to flag.
+        """
         for value, calibration in zip(self.values, self.calibrations, strict=True):
             found = [self.certainty.get((value, position)) for position in positions]
             first, end = stretch([0.0 if each is None else calibration.dice(each) for each in found])
-            for position in positions[:first] + positions[end:]:
+            for position in positions[:first] + positions[end:] if end else ():
                 stack[position][stack[position] == value] = 0
 
     def _without_small_regions(self, labels: np.ndarray) -> np.ndarray:

@@ -301,7 +301,7 @@ class _Training:
             "points": segmenting["points"].fallback,
             "iou_threshold": segmenting["iou_threshold"].fallback,
             "largest_component": self.connected,
-            "one_stretch": self.connected,
+            "one_stretch": self.connected and bool(self.confidence),  # a line that nobody measured clears nothing
         }
         if self.base is not None and options.profile == "corrections":  # a few slices do not tell what suits a volume
             inference |= self.base.inference
