@@ -140,6 +140,12 @@ def test_what_the_models_card_recommends_is_what_is_segmented_with(desk: Desk) -
     desk.advanced.options["iou_threshold"].setValue(0.6)
     options, _spec = resolve(desk.segment.chosenModel().card, desk.segment.options())
     assert (options.mode, options.points, options.iou_threshold) == ("grid", 4, 0.6)
+    box = desk.advanced.options["points"]
+    box.setValue(0)  # as recommended; a step from there led to a grid of a single point
+    box.stepUp()
+    assert box.value == 9
+    box.stepDown()
+    assert box.value == 8
     desk.services.registry.delete("fine grid")
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from DeSAMSegmentLib import files
+from DeSAMSegmentLib.errors import BadInput
+from DeSAMSegmentLib.store import weights
 
 HOLD = """
 import sys, time
@@ -69,6 +71,9 @@ def test_of_another_machine_only_files_that_lay_for_a_day_go_and_names_of_others
         ".desam-00000000-1-abcd.new.nii.gz": False,
         ".desam-00000000-1-abcd.old.nii.gz": True,
         "desam-00000000-1-abcd-training-x": False,  # a folder: its training may take days
+        ".0a1b2c3d.new.seg.nrrd": False,
+        ".0a1b2c3d.old.seg.nrrd": True,  # as versions before the mark called them
+        ".0a1b2c3d.notes": False,
         ".550e8400-1234-41d4-a716-446655440000": False,
         f".desam-{files._machine()}-{os.getpid()}-abcd.mine": False,
     }
@@ -92,3 +97,25 @@ def test_a_temporary_file_that_cannot_be_removed_does_not_hide_why_writing_faile
     monkeypatch.setattr(Path, "unlink", held)
     with pytest.raises(ValueError, match="why"), files.atomic_path(tmp_path / "result.txt"):
         raise ValueError("why")
+
+
+def test_a_file_that_another_program_holds_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows neither replaces nor deletes weights that 3D Slicer has mapped."""
+
+    def held(*arguments: object, **keywords: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setenv("DESAM_HOME", str(tmp_path))
+    kept = weights.folder() / weights.info_of("vit_b").file
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"mapped")
+    monkeypatch.setattr(files.os, "replace", held)
+    with pytest.raises(BadInput, match=r"cannot be replaced.* Close what has it open"):
+        files.write_text(kept, "newer")
+    assert list(kept.parent.iterdir()) == [kept]
+    monkeypatch.setattr(Path, "unlink", held)
+    with pytest.raises(BadInput, match=r"cannot be deleted.* Close what has it open"):
+        weights.remove("vit_b")
+    assert kept.read_bytes() == b"mapped"

@@ -22,9 +22,13 @@ from typing import Any, NoReturn
 
 from .errors import BadInput, DiskFull
 
+# Windows neither replaces nor deletes a file that a program has open or mapped, as weights are
+IN_USE = "Close what has it open, 3D Slicer or another desam, or make it writable; then try again."
 DEEPEST = 40  # levels of JSON in a file; those written here have 5
 ABANDONED = 86_400.0  # seconds without a change after which nobody is writing a file any more, wherever they sit
 _MARK = re.compile(r"desam-([0-9a-f]{8})-(\d+)-[0-9a-f]{4}")  # as ``mark`` makes it
+
+_FORMER = re.compile(r"\.[0-9a-f]{8}\.[^.].*\.(desam|pt|csv|md|json|png|npz|nii|nii\.gz|nrrd|mha)")  # before marks
 
 
 @contextmanager
@@ -34,7 +38,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     The temporary name keeps the file's full suffix, because writers choose the format by it.
 
     Raises:
-      DiskFull: when the disk has no room or the quota is used up.
+      DiskFull: when the disk has no room or the quota is used up. BadInput: the older file cannot be replaced.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,6 +55,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
                 f"The disk is full: {path.name} could not be written to {path.parent}.",
                 "Free some space or choose another folder; nothing half-written was left.",
             ) from error
+        if isinstance(error, PermissionError) and path.exists():
+            raise BadInput(f"{path} cannot be replaced ({error.strerror or error}).", IN_USE) from error
         raise
     finally:
         with suppress(OSError):  # an error before this one says more; what stays is swept another day
@@ -108,9 +114,9 @@ def is_stray(path: Path) -> bool:
     when it is a file that was not written to for a day.
     """
     found = _MARK.search(path.name)
-    if not found:
+    if not found and not _FORMER.fullmatch(path.name):
         return False
-    if found[1] == _machine():
+    if found and found[1] == _machine():
         return not _is_running(int(found[2]))
     try:
         return path.is_file() and time.time() - path.stat().st_mtime > ABANDONED

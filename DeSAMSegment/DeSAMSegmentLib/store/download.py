@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DiskFull, DownloadFailed
+from ..files import IN_USE
 
 PART = ".part"  # the suffix of an unfinished download
 BLOCK = 1 << 18  # bytes between two looks at ``cancelled``
@@ -77,7 +78,8 @@ def fetch(
                 f"The disk is full: {target.name} could not be written to {target.parent}.",
                 "Free some space, or set DESAM_HOME to a folder on another disk.",
             ) from problem
-        raise DownloadFailed(f"{target.name} could not be written ({problem.strerror}).") from problem
+        what, do = f"{target.name} could not be written ({problem.strerror}).", IN_USE if target.exists() else ""
+        raise DownloadFailed(what, do) from problem
     finally:
         if not _size(part):
             part.unlink(missing_ok=True)

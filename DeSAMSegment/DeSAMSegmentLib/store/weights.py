@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput, BadModelFile, DiskFull, DownloadFailed, WeightsMissing
-from ..files import atomic_path, home, write_text
+from ..files import IN_USE, atomic_path, home, write_text
 from .download import Cancelled, Progress, fetch
 
 if TYPE_CHECKING:
@@ -286,5 +286,8 @@ def remove(id: str) -> bool:
     path = folder() / info_of(id).file
     if not path.is_file():
         return False
-    path.unlink()
+    try:
+        path.unlink()
+    except PermissionError as problem:
+        raise BadInput(f"{path} cannot be deleted ({problem.strerror or problem}).", IN_USE) from None
     return True

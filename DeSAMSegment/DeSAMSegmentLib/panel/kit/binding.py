@@ -138,13 +138,13 @@ class Binder:
             self.bind(kind, widget, name)
             return widget
         widget.setSpecialValueText(asRecommended())
-        self.bind(
-            kind,
-            widget,
-            name,
-            lambda value: number(lowest) if value is None else value,
-            lambda shown: None if shown < low else shown,
-        )
+
+        def shown(value: Any) -> Any:
+            # the first step away from a recommendation leads to what is usual, not to the smallest number there is
+            widget.setSingleStep(number(declared.fallback - lowest if value is None else step))
+            return number(lowest) if value is None else value
+
+        self.bind(kind, widget, name, shown, lambda value: None if value < low else value)
         return widget
 
     def _pairWidget(self, name: str, tip: str) -> Any:
