@@ -1,17 +1,14 @@
 """What is lost when a job is killed at any moment, when two run at once, and when the disk is full (Linux).
 
-    python benchmarks/kills.py --output benchmarks/results/kills.md
-    [--kills 30] [--writes 10] [--pairs 10] [--sizes 10] [--seed 0]
+    python benchmarks/kills.py --output benchmarks/results/kills.md [--kills 30] [--pairs 10] [--sizes 10] [--seed 0]
 
 Training, segmenting and downloading run on tiny data with the tests' stand-in for an encoder and for the arithmetic of
 a training step, each in a process of its own. A kill is `kill -9` at a moment drawn at random from the time that an
 undisturbed run takes. A full disk is a tmpfs of a part of the bytes that the job needs (root only; otherwise a limit on
-the size of every file). The rows "while it writes" are kills at a moment drawn from the time that the writing of a file
-takes, with files of megabytes; "written in place" are those of a copy that writes files under their final names, as a
-careless program does: they show that such kills find what there is to find, and must not be zeros. Then the job is
-started again, and must end with what an undisturbed one gives. "Half" are files under their final name that cannot be
-read, "lost" is work that was announced, or an older result, and is gone; "mixed" are results other than the undisturbed
-one's; "unclear" are ends without a sentence on what to do; "left" are files that nobody asked for after the new start.
+the size of every file). Then the job is started again, and must end with what an undisturbed one gives. "Half" are
+files under their final name that cannot be read, "lost" is work that was announced, or an older result, and is gone;
+"mixed" are results other than the undisturbed one's; "unclear" are ends without a sentence on what to do; "left" are
+files that nobody asked for after the new start.
 """
 
 from __future__ import annotations
@@ -34,14 +31,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from desam_cli import app
 from DeSAMSegmentLib import files
 from DeSAMSegmentLib.data.cases import Case
-from DeSAMSegmentLib.data.reading import read_labels
+from DeSAMSegmentLib.data.reading import read_volume
 from DeSAMSegmentLib.data.writing import write_labelmap
 from DeSAMSegmentLib.engine.events import EpochDone
 from DeSAMSegmentLib.engine.options import TrainOptions
@@ -58,12 +54,11 @@ from standin import ball_volume, stand_in_encoder
 
 FORK = multiprocessing.get_context("fork")
 OPTIONS = TrainOptions(
-    name="small", mode="box", variant="pdmm_only", epochs=3, batch_size=4, styles=0,
-    validation_fraction=0,
-)  # fmt: skip
+    name="small", mode="box", variant="pdmm_only", epochs=3, batch_size=4, styles=0, validation_fraction=0
+)
 BODY = np.random.default_rng(0).bytes(3_000_000)
 FAULTS = ("half", "lost", "mixed", "unclear", "left")
-SHAPE, WIDE = (2, 40, 36), (2, 1000, 900)  # of what is learned from, and of what is segmented
+SHAPE = (2, 40, 36)
 CLEAN, UNCLEAR = 2, 3  # exit codes
 ASIDE = 100_000  # bytes that a volume is written with beside the older one
 ENOUGH = "200m"  # of a tmpfs
@@ -129,7 +124,7 @@ def training() -> Job:
 
 def segmenting(model: Path) -> Job:
     """An older result lies where the new one goes."""
-    volume, labels = ball_volume(1, WIDE)
+    volume, labels = ball_volume(1, SHAPE)
 
     def work(folder: Path, told: int) -> None:
         arguments = ["segment", folder / "in.nii.gz", folder / "out.seg.nrrd", "--model", model, "--no-cache"]
@@ -143,10 +138,10 @@ def segmenting(model: Path) -> Job:
         write_labelmap(folder / "out.seg.nrrd", labels, volume)
 
     def result(folder: Path) -> str:
-        return _digest(read_labels(folder / "out.seg.nrrd").array.tobytes() + (folder / TABLE).read_bytes())
+        return _digest(read_volume(folder / "out.seg.nrrd").array.tobytes() + (folder / TABLE).read_bytes())
 
     def halves(folder: Path) -> list[str]:
-        return [] if _can(lambda: read_labels(folder / "out.seg.nrrd")) else ["out.seg.nrrd"]
+        return [] if _can(lambda: read_volume(folder / "out.seg.nrrd")) else ["out.seg.nrrd"]
 
     TABLE = "in.confidence.csv"
     names = frozenset({"in.nii.gz", "out.seg.nrrd", TABLE, "ball.confidence.csv"})
@@ -227,15 +222,12 @@ def quick_step(learner: Learner, batch: Batch, rate: float, rng: np.random.Gener
 class Run:
     """A job in a process of its own. ``ended`` waits: exit code, and units of work that it had announced."""
 
-    def __init__(self, job: Job, folder: Path, largest_file: int = 0, is_broken: bool = False) -> None:
+    def __init__(self, job: Job, folder: Path, largest_file: int = 0) -> None:
         self.told, write = os.pipe()
-        self.writes, writing = os.pipe()  # a "w" before the writing of a file, a "d" after it
         _scratch_of(folder).mkdir(exist_ok=True)
-        make = in_place if is_broken else files.atomic_path
-        self.process = FORK.Process(target=_child, args=(job, folder, write, writing, make, largest_file))
+        self.process = FORK.Process(target=_child, args=(job, folder, write, largest_file))
         self.process.start()
         os.close(write)
-        os.close(writing)
 
     def ended(self) -> tuple[int, int]:
         self.process.join()
@@ -243,21 +235,10 @@ class Run:
         while block := os.read(self.told, 1000):
             said += block
         os.close(self.told)
-        os.close(self.writes)
         return self.process.exitcode or 0, len(said)
 
 
-def _child(job: Job, folder: Path, told: int, writing: int, make: Callable[..., Any], largest_file: int) -> None:
-    @contextmanager
-    def announced(path: str | Path) -> Iterator[Path]:
-        os.write(writing, b"w")
-        with make(path) as temporary:
-            yield temporary
-        os.write(writing, b"d")
-
-    careful = files.atomic_path
-    for module in [each for each in sys.modules.values() if getattr(each, "atomic_path", None) is careful]:
-        module.atomic_path = announced  # type: ignore[attr-defined]
+def _child(job: Job, folder: Path, told: int, largest_file: int) -> None:
     log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -285,7 +266,7 @@ def faults_after(job: Job, folder: Path, announced: int, right: str) -> Counter[
     found["lost"] += job.kept(folder) < announced
     code, _ = Run(job, folder).ended()
     found["unclear"] += code != 0
-    found["mixed"] += not (code or _is(right, job, folder))
+    found["mixed"] += not (code or job.result(folder) == right)
     here = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     left = [path for path in here if not any(path.match(each) for each in job.expected)]
     left += _scratch_of(folder).iterdir()
@@ -309,30 +290,6 @@ def prepared(job: Job, is_disk: bool = False) -> Iterator[Path]:
         finally:
             if is_disk:
                 subprocess.run(["umount", folder], check=True)
-
-
-@contextmanager
-def in_place(path: str | Path) -> Iterator[Path]:
-    """``files.atomic_path`` as a careless program has it."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    yield Path(path)
-
-
-def killed_writing(
-    job: Job, writes: list[float], right: str, rng: np.random.Generator, is_broken: bool
-) -> Counter[str]:
-    """``writes``: seconds that the writing of each file took."""
-    with prepared(job) as folder:
-        number = left = int(rng.integers(len(writes)))
-        run = Run(job, folder, is_broken=is_broken)
-        while left >= 0 and (byte := os.read(run.writes, 1)):
-            left -= byte == b"w"
-        time.sleep(rng.uniform(0, writes[number]))
-        run.process.kill()
-        code, announced = run.ended()
-        found = faults_after(job, folder, announced, right)
-        found["disturbed"] += code < 0
-        return found
 
 
 def killed(job: Job, seconds: float, right: str, rng: np.random.Generator) -> Counter[str]:
@@ -382,13 +339,6 @@ def _rows(run: RunFolder) -> list[dict[str, str]]:
     return list(csv.DictReader((run.path / "metrics.csv").open()))
 
 
-def _is(right: str, job: Job, folder: Path) -> bool:
-    try:
-        return job.result(folder) == right
-    except Exception:  # half a file
-        return False
-
-
 def _can(read: Callable[[], object]) -> bool:
     try:
         read()
@@ -404,24 +354,20 @@ def _digest(data: bytes) -> str:
 LOG = Path(tempfile.gettempdir(), f"desam-kills-{os.getpid()}.log")
 
 
-def undisturbed(job: Job, folder: Path) -> tuple[float, str, int, list[float]]:
-    """Seconds, result, about how many bytes it needs on disk, and seconds that the writing of each file took."""
+def undisturbed(job: Job, folder: Path) -> tuple[float, str, int]:
+    """Seconds, result, and about how many bytes it needs on disk."""
     job.prepare(folder)
     begun = time.monotonic()
-    run, times = Run(job, folder), []
-    while os.read(run.writes, 1):
-        times.append(time.monotonic())
-    code, _ = run.ended()
+    code, _ = Run(job, folder).ended()
     if code:
         raise SystemExit(f"{job.name} fails undisturbed:\n{LOG.read_text()}")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    writes = [end - start for start, end in zip(times[::2], times[1::2], strict=True)]
-    return time.monotonic() - begun, job.result(folder), size + ASIDE, writes
+    return time.monotonic() - begun, job.result(folder), size + ASIDE
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, number in (("kills", 30), ("writes", 10), ("pairs", 10), ("sizes", 10), ("seed", 0)):
+    for name, number in (("kills", 30), ("pairs", 10), ("sizes", 10), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=number)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
@@ -448,13 +394,9 @@ def main() -> None:
             job, rng = make(), np.random.default_rng(options.seed)
             with prepared(job) as other, open(os.devnull, "w") as told, redirect_stdout(told), redirect_stderr(told):
                 job.work(other, told.fileno())  # what is imported late is imported now
-            seconds, right, needed, writes = undisturbed(job, folder)
+            seconds, right, needed = undisturbed(job, folder)
             print(f"{job.name}: {seconds:.1f} s and {needed / 1e6:.1f} MB undisturbed", flush=True)
             row(job, "`kill -9`", [killed(job, seconds, right, rng) for _ in range(options.kills)])
-            rng = np.random.default_rng(options.seed)  # a row is the same, however many are asked for before it
-            for is_broken in (False, True) if writes else ():
-                words = "`kill -9` while it writes" + ", written in place" * is_broken
-                row(job, words, [killed_writing(job, writes, right, rng, is_broken) for _ in range(options.writes)])
             row(job, "a second one", [together(job, right, rng) for _ in range(options.pairs)])
             parts = (np.arange(options.sizes) + 0.5) / options.sizes
             row(job, f"a full disk ({disk})", [filled(job, int(each * needed), right, is_root) for each in parts])
