@@ -249,7 +249,7 @@ class TrainOptions(Options):
             "styles": 0,
             "validation_fraction": 0.0,
             "patience": None,
-            "near_base": 0.1,  # L2-SP: Li et al., ICML 2018; strength not measured yet, benchmarks/corrections.py
+            "near_base": 0.1,  # L2-SP: Li et al., ICML 2018; what it holds: benchmarks/results/corrections.md
         }
         return cls(**(recipe | changes))
 
