@@ -65,9 +65,8 @@ def fetch(
     target.parent.mkdir(parents=True, exist_ok=True)
     _check_room(target, size - _size(part))
     try:
-        exact = size if sha256 else 0
-        is_whole = exact and _size(part) == exact
-        if not is_whole and not _fetch_part(url, part, exact, progress, cancelled or (lambda: False)):
+        whole = (exact := size if sha256 else 0) and _size(part) == exact
+        if not (whole or _fetch_part(url, part, exact, progress, cancelled or (lambda: False))):
             return False
         _check_hash(url, part, sha256)
         os.replace(part, target)
@@ -78,8 +77,8 @@ def fetch(
                 f"The disk is full: {target.name} could not be written to {target.parent}.",
                 "Free some space, or set DESAM_HOME to a folder on another disk.",
             ) from problem
-        what, do = f"{target.name} could not be written ({problem.strerror}).", IN_USE if target.exists() else ""
-        raise DownloadFailed(what, do) from problem
+        what = f"{target.name} could not be written ({problem.strerror})."
+        raise DownloadFailed(what, IN_USE if target.exists() else "") from problem
     finally:
         if not _size(part):
             part.unlink(missing_ok=True)
