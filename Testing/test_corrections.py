@@ -214,11 +214,29 @@ def test_only_confident_slices_are_ground_truth_and_the_others_are_ignored() -> 
     card = ModelCard("ball", (default_label(1, "ball"),), "lite_medsam")
     result = SegmentResult(labels, 0, confidence, {}, {}, card)
     with pytest.raises(BadInput, match="7 of 9"):
-        pseudo_labelled([ball(1)], [result])
+        pseudo_labelled([(ball(1), result)])
     labels[8, 1, 1] = 1
-    ((case,), taught) = pseudo_labelled([ball(1)], [result])
+    ((case,), taught) = pseudo_labelled([(ball(1), result)])
     assert taught == 8
     assert case.names == {"ball": (1,), IGNORE: (2,)}
     assert isinstance(case.labels, np.ndarray)
     assert (case.labels[7] == 2).all()
     assert (case.labels[:7] == labels[:7]).all()
+
+
+def test_a_volume_that_cannot_be_read_is_left_out_of_an_adaptation(tmp_path: Path, base: Path) -> None:
+    from DeSAMSegmentLib.engine.train.pseudo_labels import segmented
+
+    (tmp_path / "broken.nii.gz").write_text("no image")
+    broken, own = Case("broken", tmp_path / "broken.nii.gz"), session(tmp_path)
+    own.begin("lite_medsam")
+    told = []
+
+    def run_all() -> Any:
+        told.extend((yield from segmented([broken, ball(1)], DeSAM.load(base), own)))
+
+    said = [getattr(event, "text", "") for event in run_all()]
+    assert [case.name for case, _ in told] == ["ball1"]
+    assert any("broken is left out: broken.nii.gz is not a gzip file" in text for text in said)
+    with pytest.raises(BadInput, match="not a gzip file"):
+        list(segmented([broken], DeSAM.load(base), own))

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...data.cases import Case, load_case
 from ...data.labels import IGNORE
-from ...errors import BadInput
+from ...errors import BadInput, is_full, reason
 from ..events import LOW_CONFIDENCE, Event, Finished, Log, Progress
 from ..options import SegmentOptions
 from ..runtime.loading import DeSAM
@@ -33,8 +33,8 @@ def taught(
       BadInput: as ``pseudo_labelled``.
     """
     found = yield from segmented(cases, base.eval(), session)
-    labelled, confident = pseudo_labelled(cases, found)
-    slices = sum(len(result.confidence) for result in found)
+    labelled, confident = pseudo_labelled(found)
+    slices = sum(len(result.confidence) for _, result in found)
     if not base.card.confidence:
         yield Log("The confidence of this model was not calibrated: compare the new version with it.", "warning")
     yield Log(f"{confident} of {slices} slices are confident and teach; the others are left out.")
@@ -51,46 +51,57 @@ def compared(
     yield Log(f"Mean confidence of these volumes: {before:.2f} before, {after:.2f} now. It is not their accuracy.")
 
 
-def segmented(cases: Sequence[Case], model: DeSAM, session: Session) -> Generator[Event, None, list[SegmentResult]]:
-    """What the model finds in each case, whatever its labels are; yields Progress and what was worth a Log."""
-    found = []
+Pairs = list[tuple[Case, SegmentResult]]
+
+
+def segmented(cases: Sequence[Case], model: DeSAM, session: Session) -> Generator[Event, None, Pairs]:
+    """What the model finds in each case, whatever its labels are; yields Progress and what was worth a Log.
+
+    A case that cannot be segmented is said and left out, the last one's error is raised where all are.
+    """
+    found: Pairs = []
     for number, case in enumerate(cases, 1):
-        volume, _ = load_case(replace(case, labels=None))
-        for event in Segmentation(volume, model, SegmentOptions(), session).events():
-            if isinstance(event, Finished):
-                found.append(event.result)
-            elif isinstance(event, Log):
-                yield event
+        try:
+            volume, _ = load_case(replace(case, labels=None))
+            for event in Segmentation(volume, model, SegmentOptions(), session).events():
+                if isinstance(event, Finished):
+                    found.append((case, event.result))
+                elif isinstance(event, Log):
+                    yield event
+        except Exception as error:  # whatever a library raises: it costs this case and no other
+            if is_full(error) or (number == len(cases) and not found):
+                raise
+            yield Log(f"{case.name} is left out: {reason(error)}", "warning")
         yield Progress("Segmenting the volumes", number, len(cases))
     return found
 
 
-def confidence_of(results: Sequence[SegmentResult]) -> float:
+def confidence_of(found: Pairs) -> float:
     """Mean confidence of all slices in which something was found; 0 where nothing was."""
-    said = [result.confidence[position] for result in results for position in _found(result)]
+    said = [result.confidence[position] for _, result in found for position in _found(result)]
     return float(np.mean(said)) if said else 0.0
 
 
-def pseudo_labelled(cases: Sequence[Case], results: Sequence[SegmentResult]) -> tuple[list[Case], int]:
+def pseudo_labelled(found: Pairs) -> tuple[list[Case], int]:
     """The cases with their confident slices as ground truth and all others ignored; how many slices teach.
 
     Raises:
       BadInput: fewer than ``FEWEST`` slices are confident: the model would learn its own mistakes.
     """
     labelled, taught = [], 0
-    for case, result in zip(cases, results, strict=True):
+    for case, result in found:
         sure = [position for position in _found(result) if result.confidence[position] >= LOW_CONFIDENCE]
         if not sure:
             continue
         taught += len(sure)
-        labels = result.labels.copy()
         unknown = max(label.value for label in result.card.labels) + 1
+        labels = result.labels.astype(np.uint32 if unknown > 255 else np.uint8)
         stack = np.moveaxis(labels, result.axis, 0)
         stack[np.delete(np.arange(len(stack)), sure)] = unknown
         names = {label.name: (label.value,) for label in result.card.labels} | {IGNORE: (unknown,)}
         labelled.append(replace(case, labels=labels, names=names))
     if taught < FEWEST:
-        slices = sum(len(result.confidence) for result in results)
+        slices = sum(len(result.confidence) for _, result in found)
         raise BadInput(
             f"The model is sure of {taught} of {slices} slices only: it would learn its own mistakes.",
             "Label a few slices of the new site and fine-tune on them.",
