@@ -13,6 +13,7 @@ import argparse
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -265,11 +266,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8, help="of the training shown; 0 leaves it out")
     parser.add_argument("--looks", default="light,dark")
     arguments = parser.parse_args()
+    looks = arguments.looks.split(",")
+    if len(looks) > 1:  # a process each: in a second scene of one process charts stay white
+        for look in looks:
+            subprocess.run([sys.executable, *sys.argv, "--looks", look], check=True)
+        return
     arguments.output.mkdir(parents=True, exist_ok=True)
     os.environ["DESAM_HOME"] = home = tempfile.mkdtemp(prefix="desam-screenshots-")
     try:
-        for look in arguments.looks.split(","):
-            shoot(arguments, look)
+        shoot(arguments, looks[0])
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
