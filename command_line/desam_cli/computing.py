@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from DeSAMSegmentLib.data.feature_cache import FeatureCache
 from DeSAMSegmentLib.engine.options import SegmentOptions
 from DeSAMSegmentLib.engine.segment.files import Segmenting
-from DeSAMSegmentLib.errors import BadInput, DiskFull
+from DeSAMSegmentLib.errors import BadInput, is_full
 from DeSAMSegmentLib.jobs.remote import RemoteRun, RemoteWorker, host_of
 
 if TYPE_CHECKING:
@@ -77,5 +76,4 @@ def device_words(device: str) -> str:
 
 def ends_all(error: Exception) -> bool:
     """Whether all volumes would meet it: a full disk, no way to the other computer."""
-    full = isinstance(error, DiskFull) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    return full or getattr(error, "kind", "") == "no-connection"
+    return is_full(error) or getattr(error, "kind", "") == "no-connection"
